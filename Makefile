@@ -1,0 +1,60 @@
+# make demo   the whole pipeline on handwritten digits, minutes on a laptop
+# make test   everything that the tests need, then the tests
+# make venv   .venv with the pinned requirements
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
+# the rules call `python`: that of .venv
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test test-all test-slurm lint reliability venv bench clean
+
+demo: $(VENV)/.runtime
+	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
+	python workflow/scripts/print_tables.py --output results/demo
+
+test: $(VENV)/.dev
+	python -m pytest -n 2 --dist loadfile -m "not slow" --ignore tests/slurm
+
+# on a real SLURM that the tests start from Debian's packages (slurm-wlm, munge), as root
+test-slurm: $(VENV)/.dev
+	python -m pytest tests/slurm
+
+# also what takes minutes
+test-all: $(VENV)/.dev
+	python -m pytest
+
+lint: $(VENV)/.dev
+	ruff check .
+	ruff format --check .
+	snakefmt --check Snakefile workflow/rules
+	snakemake --lint
+	bandit --quiet --configfile pyproject.toml --recursive workflow/scripts
+
+# every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
+reliability: $(VENV)/.dev
+	python -m pytest tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
+	    tests/unit/test_security.py tests/faults tests/slurm --reliability tests/RELIABILITY.md
+
+bench: $(VENV)/.dev
+	python -m benchmarks.kaf
+
+venv: $(VENV)/.runtime
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	# its metadata asks for a requests of 2021, which nothing here can live with; the attacks do not use it
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	touch $@
+
+clean:
+	rm -rf $(VENV) .snakemake results/demo
