@@ -1,0 +1,148 @@
+"""Gaussian KAF on the GPU: Triton kernels, forward and backward, everything in registers.
+
+With evenly spaced points and m the middle of a group of them, u = x - d_m:
+kappa(x, d_{m+k}) = exp(-gamma u^2) r^k exp(-gamma (k Delta)^2), r = exp(2 gamma u Delta),
+so a group of points costs three exponentials instead of one a point. The kernels look at the dictionary and
+the bandwidth themselves (reading them on the host would stall the queue) and fall back to one exponential a
+point where the points are uneven or learned, or where an element lies so far outside the dictionary that
+powers of r would overflow. Sums over elements are stored per tile and added up in a fixed order, so that
+gradients are the same from run to run.
+"""
+
+import functools
+import importlib.util
+import logging
+import math
+import os
+
+import torch
+
+from . import portable
+
+log = logging.getLogger(__name__)
+
+_ELEMENTS = 2048  # of a tile
+_CHANNELS = 16  # of a tile at most, where the channels lie side by side in memory
+_GROUP = 10  # points that share exponentials
+_WARPS = 8  # 8 elements a thread: more do not fit its registers in the backward kernel
+
+
+@functools.cache
+def available():
+    """Whether Triton is installed and, where there is a GPU, agrees with the portable code (tried once)."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    return not torch.cuda.is_available() or agrees(torch.device("cuda"))
+
+
+def agrees(device):
+    """Whether values and gradients of both kernels, on a small input on `device`, are the portable ones.
+
+    A driver or a GPU that compiles them wrongly, or not at all, costs speed and a line in the log, no result.
+    """
+    generator = torch.Generator().manual_seed(0)
+    x, grad = torch.randn(2, 3, 5, 4, 4, generator=generator).mul(2).to(device)
+    alpha = torch.randn(5, 20, generator=generator).to(device)
+    dictionary = torch.linspace(-3, 3, 20, device=device)
+    arguments = alpha, dictionary, torch.tensor(1 / (6 * (6 / 19) ** 2), device=device), "gaussian"
+    needs = (True, True, False, False)
+    try:
+        ours = forward(x, *arguments), *backward(grad, x, *arguments, needs)[:2]
+        theirs = portable.forward(x, *arguments), *portable.backward(grad, x, *arguments, needs)[:2]
+        alike = all(torch.allclose(a, b, rtol=1e-3, atol=1e-3) for a, b in zip(ours, theirs, strict=True))
+        reason = "" if alike else "its results differ"
+    except Exception as error:  # whatever a compiler may raise
+        alike, reason = False, str(error).partition("\n")[0]
+    if not alike:
+        log.warning("KAF: the Triton kernels do not work on this GPU (%s); the portable code runs", reason)
+    return alike
+
+
+def supports(x, dictionary, bandwidth, kernel):
+    """Whether this backend covers such a call; the portable one takes the others."""
+    return (
+        kernel == "gaussian"
+        and (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
+        and x.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and available()
+    )
+
+
+def forward(x, alpha, dictionary, bandwidth, kernel):
+    """y = sum_i alpha_i exp(-gamma (x - d_i)^2)."""
+    x, out = _dense(x)
+    y = torch.empty_like(x)
+    if x.numel():
+        grid, arguments = _launch(x, alpha, dictionary, bandwidth)
+        _kernels().forward[grid](x, y, **arguments)
+    return y if out is None else out.copy_(y)
+
+
+def backward(grad, x, alpha, dictionary, bandwidth, kernel, needs):
+    """Gradients of x, alpha, dictionary and bandwidth; `needs` holds four booleans, the rest are None."""
+    needs_x, needs_alpha, needs_dictionary, needs_bandwidth = needs
+    x, out = _dense(x)
+    grad = torch.empty_like(x).copy_(grad)
+    grad_x = torch.empty_like(x) if needs_x else None
+    # Sums of g kappa, g u kappa and g u^2 kappa per tile, channel and point.
+    order = 2 if needs_bandwidth else 1 if needs_dictionary else 0 if needs_alpha else -1
+    if x.numel():
+        grid, arguments = _launch(x, alpha, dictionary, bandwidth)
+        sums = x.new_empty(order + 1, grid[0], *alpha.shape, dtype=torch.float32)
+        _kernels().backward[grid](x, grad, grad_x, sums, NEEDS_X=needs_x, ORDER=order, **arguments)
+    else:
+        sums = x.new_zeros(order + 1, 1, *alpha.shape, dtype=torch.float32)
+    sums = sums.sum(1)
+    gamma = bandwidth.float().reshape(-1, 1)
+    return (
+        (grad_x if out is None else out.copy_(grad_x)) if needs_x else None,
+        sums[0].to(alpha.dtype) if needs_alpha else None,
+        portable.like(2 * gamma * alpha.float() * sums[1], dictionary) if needs_dictionary else None,
+        portable.like(-(alpha.float() * sums[2]).sum(1), bandwidth) if needs_bandwidth else None,
+    )
+
+
+def _dense(x):
+    """`x` with one stride from position to position, and where its results must be copied to, if anywhere."""
+    x = x.detach()
+    if x.is_contiguous() or x.movedim(1, -1).is_contiguous():
+        return x, None
+    return x.contiguous(), torch.empty_like(x)
+
+
+def _launch(x, alpha, dictionary, bandwidth):
+    """The launch grid (tiles, channel groups) and the arguments that both kernels share."""
+    batch, channels = x.shape[:2]
+    positions = math.prod(x.shape[2:])
+    side_by_side = x.dim() == 2 or not x.is_contiguous()
+    block_c = min(_CHANNELS, 1 << (channels - 1).bit_length()) if side_by_side else 1
+    block_p = _ELEMENTS // block_c
+    points = alpha.shape[1]
+    groups = -(-points // _GROUP)
+    arguments = {
+        "alpha": alpha.detach().float().contiguous(),
+        "dictionary": dictionary.detach().float().contiguous(),
+        "bandwidth": bandwidth.detach().float().contiguous(),
+        "points": batch * positions,
+        "channels": channels,
+        "stride_c": 1 if side_by_side else positions,
+        # Where the channels lie side by side, positions of the whole batch follow each other.
+        "POSITIONS": 0 if side_by_side else positions,
+        "D": points,
+        "D_PADDED": 1 << (points - 1).bit_length(),
+        "GROUPS": groups,
+        "GROUP": -(-points // groups),
+        "DICTIONARY_STRIDE": points if dictionary.dim() == 2 else 0,
+        "BANDWIDTH_STRIDE": bandwidth.dim(),
+        "BLOCK_P": block_p,
+        "BLOCK_C": block_c,
+        "num_warps": _WARPS,
+    }
+    return (-(-batch * positions // block_p), -(-channels // block_c)), arguments
+
+
+@functools.cache
+def _kernels():
+    from . import triton_kernels
+
+    return triton_kernels

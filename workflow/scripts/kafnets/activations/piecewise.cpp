@@ -1,0 +1,540 @@
+// Piecewise polynomials, one per channel: their values at many points, and the adjoint sums.
+//
+// A smooth function of one variable is given per channel by `cells` polynomials of degree 6 on cells of equal
+// width. Evaluating computes y = p(x), times a cotangent if given. The adjoint adds up, over all points x of a
+// channel in each of 8 * cells finer cells, the cotangent times v^0 ... v^3, with v the place in the fine cell,
+// and turns these moments into the cotangents of the 7 node values that each cell's polynomial interpolates:
+// all that a gradient with respect to whatever shaped the function needs to know of the points. Points outside
+// the cells are rare; `Tail` says what holds there.
+//
+// Plain C interface, no dependencies, so that any C++ compiler builds it in seconds. Every sum is cut into
+// blocks by the shape alone: results do not depend on the number of threads.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+constexpr int kCoefficients = 7;
+constexpr int kFine = 8;           // fine cells in a cell
+constexpr int kMoments = 4;
+constexpr int kCopies = 4;         // of the moments: neighbours in the same cell need not wait for each other
+constexpr int64_t kFlush = 8192;   // points summed in float before they go to double
+constexpr int64_t kItem = 32768;   // points of a channel in one piece of work
+constexpr int kLanes = 16;         // channels of a tile, at most
+constexpr int64_t kTile = 512;     // points of a channel in a tile
+constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
+constexpr int32_t kMagicBits = 0x4B400000;
+
+}  // namespace
+
+extern "C" {
+
+// One call. Pointers of parameters shared by all channels have stride 0.
+struct PiecewiseCall {
+  const float* x;             // (batch, channels, positions), or (batch, positions, channels) if interleaved
+  const float* g;             // cotangent, like x, or null
+  float* y;                   // like x; written if `coefficients` is given
+  const float* coefficients;  // (channels, 7, cells), lowest power first, or null
+  double* cotangents;         // (blocks, channels, cells, 7): of the node values; written if not null
+  const double* to_nodes;     // (8 * 4, 7): moments in a cell -> cotangents of its node values
+  const float* inverse_width; // of a cell
+  const int32_t* first;       // cell k is centred at (first + k) / inverse_width
+  const double* alpha;        // (channels, terms): the mixture of Gaussians, for points outside the cells
+  const double* dictionary;   // (channels, terms)
+  const double* bandwidth;
+  int64_t grid_stride, dictionary_stride, bandwidth_stride;
+  int64_t cells, terms, batch, channels, positions;
+  int32_t derivative;         // the polynomials are of the derivative of the mixture
+  int32_t interleaved, threads;
+};
+}
+
+namespace {
+
+// a * b + c, rounded once where the machine can: the place in a cell keeps its last bits.
+inline float multiply_add(float a, float b, float c) {
+#if defined(FP_FAST_FMAF)
+  return std::fma(a, b, c);
+#else
+  return static_cast<float>(static_cast<double>(a) * b + c);
+#endif
+}
+
+float tail_value(const PiecewiseCall& call, int64_t channel, float x) {
+  if (std::isnan(x)) return x;
+  const double* d = call.dictionary + channel * call.dictionary_stride;
+  const double* a = call.alpha + channel * call.terms;
+  const double gamma = call.bandwidth[channel * call.bandwidth_stride];
+  double sum = 0;
+  for (int64_t i = 0; i < call.terms; ++i) {
+    const double u = x - d[i];
+    const double exponent = gamma * u * u;
+    if (!(exponent < 104)) continue;  // 0 in float
+    sum += a[i] * std::exp(-exponent) * (call.derivative ? -2 * gamma * u : 1.0);
+  }
+  return static_cast<float>(sum);
+}
+
+struct Piece {  // one channel's polynomials
+  const float* coefficients;  // (7, cells)
+  float inverse_width, offset;
+  int64_t cells, channel;
+};
+
+Piece piece_of(const PiecewiseCall& call, int64_t channel) {
+  const int64_t at = channel * call.grid_stride;
+  return {call.coefficients ? call.coefficients + channel * kCoefficients * call.cells : nullptr,
+          call.inverse_width[at], kMagic - static_cast<float>(call.first[at]), call.cells, channel};
+}
+
+void evaluate_tail(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
+                   uint32_t lanes) {
+  for (int lane = 0; lanes; ++lane, lanes >>= 1) {
+    if (!(lanes & 1)) continue;
+    const float value = tail_value(call, piece.channel, x[lane]);
+    y[lane] = g ? g[lane] * value : value;
+  }
+}
+
+// Floats from one copy of the sums to the next: padded, because addresses 4096 bytes apart look alike to the
+// processor, and it would make each copy wait for the others after all.
+inline int64_t copy_stride(int64_t cells) { return cells * kFine * kMoments + 48; }
+
+#if defined(__AVX512F__)
+
+// y[i] = p(x[i]), times g[i] if kTimes. kTable: 32 cells, whose coefficients stay in registers.
+template <bool kTable, bool kTimes>
+void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
+                  int64_t n) {
+  const __m512 inverse = _mm512_set1_ps(piece.inverse_width), offset = _mm512_set1_ps(piece.offset);
+  const __m512i magic = _mm512_set1_epi32(kMagicBits);
+  const __m512i cells = _mm512_set1_epi32(static_cast<int>(piece.cells));
+  __m512 low[kCoefficients], high[kCoefficients];
+  if (kTable)
+    for (int k = 0; k < kCoefficients; ++k) {
+      low[k] = _mm512_loadu_ps(piece.coefficients + k * 32);
+      high[k] = _mm512_loadu_ps(piece.coefficients + k * 32 + 16);
+    }
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 valid = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1);
+    const __m512 xs = _mm512_maskz_loadu_ps(valid, x + i);
+    const __m512 rounded = _mm512_fmadd_ps(xs, inverse, offset);
+    const __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
+    const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(rounded), magic);
+    const __mmask16 outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
+    __m512 value;
+    if (kTable) {
+      value = _mm512_permutex2var_ps(low[kCoefficients - 1], cell, high[kCoefficients - 1]);
+      for (int k = kCoefficients - 2; k >= 0; --k)
+        value = _mm512_fmadd_ps(value, u, _mm512_permutex2var_ps(low[k], cell, high[k]));
+    } else {
+      const __mmask16 inside = valid & ~outside;
+      const __m512 zero = _mm512_setzero_ps();
+      value = zero;
+      for (int k = kCoefficients - 1; k >= 0; --k)
+        value = _mm512_fmadd_ps(
+            value, u, _mm512_mask_i32gather_ps(zero, inside, cell, piece.coefficients + k * piece.cells, 4));
+    }
+    if (kTimes) value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(valid, g + i));
+    _mm512_mask_storeu_ps(y + i, valid, value);
+    if (__builtin_expect(outside, 0))
+      evaluate_tail(piece, call, x + i, kTimes ? g + i : nullptr, y + i, outside);
+  }
+}
+
+void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
+              int64_t n) {
+  const bool table = piece.cells == 32;
+  auto* run = table ? (g ? evaluate_run<true, true> : evaluate_run<true, false>)
+                    : (g ? evaluate_run<false, true> : evaluate_run<false, false>);
+  run(piece, call, x, g, y, n);
+}
+
+// sums (kCopies, fine cells, kMoments) += the moments of g at x.
+void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, float* sums) {
+  const int64_t copy = copy_stride(piece.cells);
+  const float fine_offset = kMagic - (kFine * (kMagic - piece.offset) - kFine / 2);
+  const __m512 inverse = _mm512_set1_ps(kFine * piece.inverse_width), offset = _mm512_set1_ps(fine_offset);
+  const __m512 half = _mm512_set1_ps(0.5f);
+  const __m512i magic = _mm512_set1_epi32(kMagicBits), zero = _mm512_setzero_si512();
+  const __m512i cells = _mm512_set1_epi32(static_cast<int>(piece.cells * kFine));
+  alignas(64) float terms[4][16];
+  alignas(64) int32_t places[16];
+  for (int64_t i = 0; i < n; i += 16) {
+    const __mmask16 valid = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1);
+    const __m512 xs = _mm512_maskz_loadu_ps(valid, x + i);
+    const __m512 floor = _mm512_fmadd_round_ps(xs, inverse, offset, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
+    const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(floor), magic);
+    const __mmask16 inside = _mm512_mask_cmplt_epu32_mask(valid, cell, cells);
+    // A NaN must reach the sums; a point far outside has nothing to add.
+    const __mmask16 counts = inside | _mm512_mask_cmp_ps_mask(valid, xs, xs, _CMP_UNORD_Q);
+    __m512 v = _mm512_sub_ps(_mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(floor, offset)), half);
+    v = _mm512_maskz_mov_ps(counts, v);
+    const __m512 m0 = _mm512_maskz_loadu_ps(counts, g + i);
+    const __m512 m1 = _mm512_mul_ps(m0, v), m2 = _mm512_mul_ps(m1, v), m3 = _mm512_mul_ps(m2, v);
+    const __m512i place = _mm512_slli_epi32(_mm512_mask_mov_epi32(zero, inside, cell), 2);
+    const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(m0, m1));
+    const __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(m2, m3));
+    const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(m0, m1));
+    const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(m2, m3));
+    _mm512_store_pd(reinterpret_cast<double*>(terms[0]), _mm512_unpacklo_pd(a, b));
+    _mm512_store_pd(reinterpret_cast<double*>(terms[1]), _mm512_unpackhi_pd(a, b));
+    _mm512_store_pd(reinterpret_cast<double*>(terms[2]), _mm512_unpacklo_pd(c, d));
+    _mm512_store_pd(reinterpret_cast<double*>(terms[3]), _mm512_unpackhi_pd(c, d));
+    _mm512_store_si512(places, place);
+    for (int lane = 0; lane < 4; ++lane)
+      for (int q = 0; q < kCopies; ++q) {  // point 4 * lane + q lies in lane `lane` of terms[q]
+        float* sum = sums + q * copy + places[4 * lane + q];
+        _mm_store_ps(sum, _mm_add_ps(_mm_load_ps(sum), _mm_load_ps(terms[q] + 4 * lane)));
+      }
+  }
+}
+
+inline void transpose(__m512 rows[16]) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  for (int round = 0; round < 4; ++round) {
+    __m512 next[16];
+    for (int r = 0; r < 8; ++r) {
+      next[2 * r] = _mm512_permutex2var_ps(rows[r], low, rows[r + 8]);
+      next[2 * r + 1] = _mm512_permutex2var_ps(rows[r], high, rows[r + 8]);
+    }
+    for (int r = 0; r < 16; ++r) rows[r] = next[r];
+  }
+}
+
+// to[c * to_stride + r] = from[r * from_stride + c], 16 x 16
+inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  __m512 rows[16];
+  for (int r = 0; r < 16; ++r) rows[r] = _mm512_loadu_ps(from + r * from_stride);
+  transpose(rows);
+  for (int r = 0; r < 16; ++r) _mm512_storeu_ps(to + r * to_stride, rows[r]);
+}
+
+#else
+
+void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
+              int64_t n) {
+  const float* table = piece.coefficients;
+  for (int64_t start = 0; start < n; start += 32) {
+    const int count = static_cast<int>(std::min<int64_t>(32, n - start));
+    int32_t outside[32];
+#pragma omp simd
+    for (int i = 0; i < count; ++i) {
+      const float rounded = multiply_add(x[start + i], piece.inverse_width, piece.offset);
+      const float u = multiply_add(x[start + i], piece.inverse_width, piece.offset - rounded);
+      int32_t cell;
+      std::memcpy(&cell, &rounded, 4);
+      cell -= kMagicBits;
+      outside[i] = static_cast<uint32_t>(cell) >= static_cast<uint32_t>(piece.cells);
+      cell = outside[i] ? 0 : cell;
+      float value = table[6 * piece.cells + cell];
+      for (int k = kCoefficients - 2; k >= 0; --k) value = value * u + table[k * piece.cells + cell];
+      y[start + i] = g ? value * g[start + i] : value;
+    }
+    uint32_t lanes = 0;
+    for (int i = 0; i < count; ++i) lanes |= static_cast<uint32_t>(outside[i]) << i;
+    if (lanes) evaluate_tail(piece, call, x + start, g ? g + start : nullptr, y + start, lanes);
+  }
+}
+
+void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, float* sums) {
+  const int64_t fine = piece.cells * kFine, copy = copy_stride(piece.cells);
+  const float first = kFine * (kMagic - piece.offset) - kFine / 2;
+  for (int64_t i = 0; i < n; ++i) {
+    const float inverse = kFine * piece.inverse_width;
+    const float floor = std::floor(x[i] * inverse), cell = floor - first;
+    const bool inside = cell >= 0 && cell < fine;
+    if (!inside && !std::isnan(x[i])) continue;
+    float* sum = sums + (i % kCopies) * copy + (inside ? static_cast<int64_t>(cell) * kMoments : 0);
+    const float v = multiply_add(x[i], inverse, -floor) - 0.5f;
+    float term = g[i];
+    for (int m = 0; m < kMoments; ++m, term *= v) sum[m] += term;
+  }
+}
+
+inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  for (int r = 0; r < 16; ++r)
+    for (int c = 0; c < 16; ++c) to[c * to_stride + r] = from[r * from_stride + c];
+}
+
+#endif
+
+// The `lanes` channels from c0 on at n points, to or from a tile of kTile points a channel. Points are counted
+// over batch and positions, or, where not interleaved, `at` and n are whole rows of `positions`.
+template <bool kGather>
+void move_tile(const PiecewiseCall& call, float* tensor, int64_t c0, int64_t lanes, int64_t at, int64_t n,
+               float* tile) {
+  if (!call.interleaved) {
+    const int64_t size = call.positions;
+    for (int64_t b = at / size; b < (at + n) / size; ++b)
+      for (int64_t c = 0; c < lanes; ++c) {
+        float* row = tensor + (b * call.channels + c0 + c) * size;
+        float* place = tile + c * kTile + b * size - at;
+        std::memcpy(kGather ? place : row, kGather ? row : place, sizeof(float) * size);
+      }
+    return;
+  }
+  float* from = tensor + at * call.channels + c0;
+  int64_t p = 0;
+  if (lanes == kLanes)
+    for (; p + 16 <= n; p += 16) {
+      if (kGather) transpose_block(from + p * call.channels, call.channels, tile + p, kTile);
+      else transpose_block(tile + p, kTile, from + p * call.channels, call.channels);
+    }
+  for (; p < n; ++p)
+    for (int64_t c = 0; c < lanes; ++c) {
+      if (kGather) tile[c * kTile + p] = from[p * call.channels + c];
+      else from[p * call.channels + c] = tile[c * kTile + p];
+    }
+}
+
+// The moments of one channel: float sums, moved to double before they grow.
+struct Sums {
+  float* sums;
+  double* total;
+  int64_t cells, pending = 0;
+
+  void add(const Piece& piece, const float* x, const float* g, int64_t n) {
+    if (pending + n > kFlush) flush();
+    add_moments(piece, x, g, n, sums);
+    pending += n;
+  }
+
+  void flush() {
+    const int64_t size = cells * kFine * kMoments, copy = copy_stride(cells);
+    static_assert(kCopies == 4);
+    for (int64_t i = 0; i < size; ++i) {
+      const double low = static_cast<double>(sums[i]) + sums[copy + i];
+      const double high = static_cast<double>(sums[2 * copy + i]) + sums[3 * copy + i];
+      total[i] += low + high;
+    }
+    std::memset(sums, 0, sizeof(float) * kCopies * copy);
+    pending = 0;
+  }
+
+  // cotangents (cells, 7) = the moments of each cell times to_nodes
+  void finish(const double* to_nodes, double* cotangents) {
+    flush();
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      double sum[kCoefficients] = {};
+      for (int m = 0; m < kFine * kMoments; ++m)
+        for (int k = 0; k < kCoefficients; ++k)
+          sum[k] += total[cell * kFine * kMoments + m] * to_nodes[m * kCoefficients + k];
+      std::memcpy(cotangents + cell * kCoefficients, sum, sizeof sum);
+    }
+    std::memset(total, 0, sizeof(double) * cells * kFine * kMoments);
+  }
+};
+
+int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How a call is cut: by its shape alone.
+struct Plan {
+  int64_t group, points, step, blocks, block;
+  bool tiled;
+
+  explicit Plan(const PiecewiseCall& call) {
+    const int64_t row = call.interleaved ? 1 : std::max<int64_t>(1, call.positions);
+    tiled = row < kTile;
+    group = call.interleaved ? kLanes : std::clamp<int64_t>(1024 / row, 1, kLanes);
+    if (!tiled) group = 1;
+    points = call.batch * call.positions;
+    step = tiled ? kTile / row * row : row;  // whole rows
+    block = std::max<int64_t>(1, kItem / step) * step;
+    blocks = divide_up(points, block);
+  }
+};
+
+struct Buffer {  // floats from the start of a cache line on, zeroed
+  explicit Buffer(int64_t size) : storage(size + 16) {
+    data = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) / 64 * 64);
+  }
+  std::vector<float> storage;
+  float* data;
+};
+
+// One thread's memory, and the work on one group of channels in one block of points.
+struct Worker {
+  const PiecewiseCall& call;
+  const Plan& plan;
+  const int64_t size = call.cells * kFine * kMoments, copies = kCopies * copy_stride(call.cells);
+  Buffer sums{call.cotangents ? plan.group * copies : 0};
+  std::vector<double> totals = std::vector<double>(call.cotangents ? plan.group * size : 0);
+  Buffer tiles{plan.tiled ? 3 * plan.group * kTile : 0};
+  Piece pieces[kLanes];
+  Sums moments[kLanes];
+
+  Worker(const PiecewiseCall& call, const Plan& plan) : call(call), plan(plan) {}
+
+  void both(int64_t c, const float* x, const float* g, float* y, int64_t n) {
+    if (call.coefficients) evaluate(pieces[c], call, x, g, y, n);
+    if (call.cotangents) moments[c].add(pieces[c], x, g, n);
+  }
+
+  void tile(int64_t c0, int64_t lanes, int64_t at, int64_t n) {
+    float *x = tiles.data, *g = x + plan.group * kTile, *y = g + plan.group * kTile;
+    move_tile<true>(call, const_cast<float*>(call.x), c0, lanes, at, n, x);
+    if (call.g) move_tile<true>(call, const_cast<float*>(call.g), c0, lanes, at, n, g);
+    for (int64_t c = 0; c < lanes; ++c)
+      both(c, x + c * kTile, call.g ? g + c * kTile : nullptr, y + c * kTile, n);
+    if (call.coefficients) move_tile<false>(call, call.y, c0, lanes, at, n, y);
+  }
+
+  void row(int64_t c0, int64_t b) {
+    const int64_t at = (b * call.channels + c0) * call.positions;
+    for (int64_t p = 0; p < call.positions; p += 1024)
+      both(0, call.x + at + p, call.g ? call.g + at + p : nullptr, call.y ? call.y + at + p : nullptr,
+           std::min<int64_t>(1024, call.positions - p));
+  }
+
+  void run(int64_t block, int64_t c0) {
+    const int64_t lanes = std::min(plan.group, call.channels - c0);
+    for (int64_t c = 0; c < lanes; ++c) {
+      pieces[c] = piece_of(call, c0 + c);
+      moments[c] = {sums.data + c * copies, totals.data() + c * size, call.cells};
+    }
+    const int64_t end = std::min(plan.points, (block + 1) * plan.block);
+    for (int64_t at = block * plan.block; at < end; at += plan.step) {
+      if (plan.tiled) tile(c0, lanes, at, std::min(plan.step, end - at));
+      else row(c0, at / call.positions);
+    }
+    if (call.cotangents)
+      for (int64_t c = 0; c < lanes; ++c)
+        moments[c].finish(call.to_nodes,
+                          call.cotangents + (block * call.channels + c0 + c) * call.cells * kCoefficients);
+  }
+};
+
+// exp(y) for y <= 0 to 1e-10, in a form that compilers vectorize.
+inline double exp_negative(double y) {
+  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
+  const double scaled = std::max(y, -700.0) * 1.4426950408889634;
+  const double rounded = scaled + kRound;
+  const double f = (scaled - (rounded - kRound)) * 0.6931471805599453;
+  double p = 1.0 / 5040 + f * (1.0 / 40320);
+  p = 1.0 / 720 + f * p;
+  p = 1.0 / 120 + f * p;
+  p = 1.0 / 24 + f * p;
+  p = 1.0 / 6 + f * p;
+  p = 1.0 + f * (1.0 + f * (0.5 + f * p));
+  int64_t bits;
+  std::memcpy(&bits, &rounded, 8);
+  bits = (bits << 52) + 0x3FF0000000000000;
+  double power;
+  std::memcpy(&power, &bits, 8);
+  return p * power;
+}
+
+// The nodes of one channel.
+void fill_nodes(const PiecewiseCall& call, int64_t channel, const double* places, double* nodes) {
+  const int64_t at = channel * call.grid_stride;
+  const double width = 1.0 / call.inverse_width[at];
+  for (int64_t cell = 0; cell < call.cells; ++cell)
+    for (int k = 0; k < kCoefficients; ++k)
+      nodes[cell * kCoefficients + k] = (call.first[at] + static_cast<double>(cell) + places[k]) * width;
+}
+
+// The nodes at which more than 1e-9 of a kernel is left, as a range of indices (whole cells).
+struct Range {
+  int64_t begin, end;
+
+  Range(const PiecewiseCall& call, int64_t channel, double d, double gamma) {
+    const int64_t at = channel * call.grid_stride;
+    const double inverse = call.inverse_width[at], reach = std::sqrt(20.7 / gamma);
+    const auto cell = [&](double x) {
+      return static_cast<int64_t>(std::clamp(x * inverse - call.first[at] + 0.5, 0.0, double(call.cells)));
+    };
+    begin = cell(d - reach) * kCoefficients;
+    end = std::min(cell(d + reach) + 1, call.cells) * kCoefficients;
+  }
+};
+
+}  // namespace
+
+extern "C" {
+
+// The first dimension of `cotangents`.
+int64_t piecewise_blocks(const PiecewiseCall* call) { return Plan(*call).blocks; }
+
+void piecewise_run(const PiecewiseCall* call) {
+  const Plan plan(*call);
+  const int64_t items = divide_up(call->channels, plan.group) * plan.blocks;
+#pragma omp parallel num_threads(call->threads)
+  {
+    Worker worker(*call, plan);
+#pragma omp for schedule(static)
+    for (int64_t item = 0; item < items; ++item)
+      worker.run(item % plan.blocks, item / plan.blocks * plan.group);
+  }
+}
+
+// Samples the mixture of Gaussians, or its derivative, at the nodes (places[7] in each cell) and interpolates:
+// table (channels, 7, cells) gets the coefficients, interpolation (7, 7) times the samples of each cell.
+void piecewise_interpolate(const PiecewiseCall* call, const double* places, const double* interpolation,
+                           float* table) {
+  const int64_t cells = call->cells, count = cells * kCoefficients;
+#pragma omp parallel for num_threads(call->threads) schedule(static)
+  for (int64_t c = 0; c < call->channels; ++c) {
+    std::vector<double> nodes(count), samples(count, 0.0);
+    fill_nodes(*call, c, places, nodes.data());
+    double *x = nodes.data(), *sample = samples.data();
+    const double gamma = call->bandwidth[c * call->bandwidth_stride];
+    for (int64_t i = 0; i < call->terms; ++i) {
+      const double d = call->dictionary[c * call->dictionary_stride + i], a = call->alpha[c * call->terms + i];
+      const Range range(*call, c, d, gamma);
+      const double constant = call->derivative ? 0 : a, linear = call->derivative ? -2 * gamma * a : 0;
+#pragma omp simd
+      for (int64_t k = range.begin; k < range.end; ++k) {
+        const double u = x[k] - d;
+        sample[k] += exp_negative(-gamma * u * u) * (constant + linear * u);
+      }
+    }
+    for (int64_t cell = 0; cell < cells; ++cell)
+      for (int k = 0; k < kCoefficients; ++k) {
+        double sum = 0;
+        for (int j = 0; j < kCoefficients; ++j)
+          sum += interpolation[k * kCoefficients + j] * sample[cell * kCoefficients + j];
+        table[(c * kCoefficients + k) * cells + cell] = static_cast<float>(sum);
+      }
+  }
+}
+
+// The chain rule at the nodes: sums of the cotangents (channels, cells, 7) times kappa, u kappa and u^2 kappa,
+// each (channels, terms), with u = node - d_i.
+void piecewise_project(const PiecewiseCall* call, const double* places, const double* cotangents, double* zeroth,
+                       double* first, double* second) {
+  const int64_t count = call->cells * kCoefficients;
+#pragma omp parallel for num_threads(call->threads) schedule(static)
+  for (int64_t c = 0; c < call->channels; ++c) {
+    std::vector<double> nodes(count);
+    fill_nodes(*call, c, places, nodes.data());
+    const double *x = nodes.data(), *g = cotangents + c * count;
+    const double gamma = call->bandwidth[c * call->bandwidth_stride];
+    for (int64_t i = 0; i < call->terms; ++i) {
+      const double d = call->dictionary[c * call->dictionary_stride + i];
+      const Range range(*call, c, d, gamma);
+      double s0 = 0, s1 = 0, s2 = 0;
+#pragma omp simd reduction(+ : s0, s1, s2)
+      for (int64_t k = range.begin; k < range.end; ++k) {
+        const double u = x[k] - d, term = g[k] * exp_negative(-gamma * u * u);
+        s0 += term;
+        s1 += term * u;
+        s2 += term * u * u;
+      }
+      const int64_t at = c * call->terms + i;
+      zeroth[at] = s0;
+      first[at] = s1;
+      second[at] = s2;
+    }
+  }
+}
+}

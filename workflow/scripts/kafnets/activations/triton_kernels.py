@@ -1,0 +1,196 @@
+"""The Triton kernels of `gpu`. A tile is BLOCK_P elements (of batch and positions) by BLOCK_C channels."""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _offsets(
+    points, channels, stride_c, POSITIONS: tl.constexpr, BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr
+):
+    """Channels (BLOCK_C), memory offsets and validity (BLOCK_P, BLOCK_C) of this program's tile."""
+    p = tl.program_id(0).to(tl.int64) * BLOCK_P + tl.arange(0, BLOCK_P)
+    c = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    if POSITIONS == 0:
+        start = p * channels
+    else:
+        start = p // POSITIONS * (POSITIONS * channels) + p % POSITIONS
+    inside = (p < points)[:, None] & (c < channels)[None, :]
+    return c, start[:, None] + (c * stride_c)[None, :], inside
+
+
+@triton.jit
+def _even(dictionary, gamma, D: tl.constexpr, D_PADDED: tl.constexpr, GROUP: tl.constexpr):
+    """First point, distance, and whether the points are even and a group's powers stay within float32."""
+    i = tl.arange(0, D_PADDED)
+    d = tl.load(dictionary + i, mask=i < D, other=0.0)
+    first = tl.load(dictionary)
+    last = tl.load(dictionary + D - 1)
+    delta = (last - first) / max(D - 1, 1)
+    away = tl.max(tl.where(i < D, tl.abs(d - first - i * delta), 0.0), axis=0)
+    even = (away <= 1e-6 * (tl.abs(first) + tl.abs(last))) & (delta > 0)
+    return first, delta, even & (gamma * delta * delta * (GROUP * GROUP / 4) <= 20.0) & (gamma > 0)
+
+
+@triton.jit
+def _near(x, inside, first, delta, gamma, D: tl.constexpr):
+    """Whether every element of the tile is so near the dictionary that 2e-8 of a kernel is left of it."""
+    beyond = tl.maximum(first - x, x - (first + (D - 1) * delta))
+    beyond = tl.where(inside & (beyond > 0), beyond, 0.0)
+    return tl.max(tl.max(gamma * beyond * beyond, axis=1), axis=0) <= 17.7
+
+
+@triton.jit
+def forward(
+    x,
+    y,
+    alpha,
+    dictionary,
+    bandwidth,
+    points,
+    channels,
+    stride_c,
+    POSITIONS: tl.constexpr,
+    D: tl.constexpr,
+    D_PADDED: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DICTIONARY_STRIDE: tl.constexpr,
+    BANDWIDTH_STRIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    c, offsets, inside = _offsets(points, channels, stride_c, POSITIONS, BLOCK_P, BLOCK_C)
+    valid = c < channels
+    xs = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    fast = False
+    if DICTIONARY_STRIDE + BANDWIDTH_STRIDE == 0:
+        gamma = tl.load(bandwidth)
+        first, delta, fast = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        fast = fast & _near(xs, inside, first, delta, gamma, D)
+    if fast:
+        gamma = tl.load(bandwidth)
+        first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        limit = tl.sqrt(80.0 / gamma)
+        for group in tl.static_range(GROUPS):
+            middle = group * GROUP + GROUP // 2
+            u = tl.clamp(xs - (first + middle * delta), -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+            rise = tl.exp(2 * gamma * delta * u)
+            fall = tl.exp(-2 * gamma * delta * u)
+            above = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            for j in tl.static_range(
+                GROUP - GROUP // 2 - 1
+            ):  # Horner, from the farthest point to the nearest
+                k = GROUP - GROUP // 2 - 1 - j
+                a = tl.load(alpha + c * D + middle + k, mask=valid & (middle + k < D), other=0.0)
+                above = (above + (a * tl.exp(-gamma * delta * delta * (k * k)))[None, :]) * rise
+            below = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+            for j in tl.static_range(GROUP // 2):
+                k = GROUP // 2 - j
+                a = tl.load(alpha + c * D + middle - k, mask=valid & (middle - k < D), other=0.0)
+                below = (below + (a * tl.exp(-gamma * delta * delta * (k * k)))[None, :]) * fall
+            a = tl.load(alpha + c * D + middle, mask=valid & (middle < D), other=0.0)
+            total += tl.exp(-gamma * u * u) * (a[None, :] + above + below)
+    else:
+        gamma_c = tl.load(bandwidth + c * BANDWIDTH_STRIDE, mask=valid, other=0.0)[None, :]
+        for i in range(D):
+            a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
+            d = tl.load(dictionary + c * DICTIONARY_STRIDE + i, mask=valid, other=0.0)
+            u = xs - d[None, :]
+            total += a[None, :] * tl.exp(-gamma_c * u * u)
+    tl.store(y + offsets, total.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def backward(
+    x,
+    g,
+    grad_x,
+    sums,  # (ORDER + 1, tiles, channels, D)
+    alpha,
+    dictionary,
+    bandwidth,
+    points,
+    channels,
+    stride_c,
+    NEEDS_X: tl.constexpr,
+    ORDER: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    D: tl.constexpr,
+    D_PADDED: tl.constexpr,
+    GROUPS: tl.constexpr,
+    GROUP: tl.constexpr,
+    DICTIONARY_STRIDE: tl.constexpr,
+    BANDWIDTH_STRIDE: tl.constexpr,
+    BLOCK_P: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    c, offsets, inside = _offsets(points, channels, stride_c, POSITIONS, BLOCK_P, BLOCK_C)
+    valid = c < channels
+    xs = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+    gs = tl.load(g + offsets, mask=inside, other=0.0).to(tl.float32)
+    at = sums + (tl.program_id(0).to(tl.int64) * channels + c) * D
+    order = tl.num_programs(0).to(tl.int64) * channels * D
+    total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
+    fast = False
+    if DICTIONARY_STRIDE + BANDWIDTH_STRIDE == 0 and ORDER <= 0:
+        gamma = tl.load(bandwidth)
+        first, delta, fast = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        fast = fast & _near(xs, inside, first, delta, gamma, D)
+    if fast:
+        gamma = tl.load(bandwidth)
+        first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        limit = tl.sqrt(80.0 / gamma)
+        for group in tl.static_range(GROUPS):
+            middle = group * GROUP + GROUP // 2
+            u = tl.clamp(xs - (first + middle * delta), -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+            start = gs * tl.exp(-gamma * u * u)
+            rise = tl.exp(2 * gamma * delta * u)
+            fall = tl.exp(-2 * gamma * delta * u)
+            plain = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of alpha kappa
+            moved = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of k alpha kappa
+            power = start
+            for k in tl.static_range(GROUP - GROUP // 2):
+                here = valid & (middle + k < D)
+                weight = tl.exp(-gamma * delta * delta * (k * k))
+                if NEEDS_X:
+                    a = tl.load(alpha + c * D + middle + k, mask=here, other=0.0) * weight
+                    plain += a[None, :] * power
+                    moved += (k * a)[None, :] * power
+                if ORDER == 0:
+                    tl.store(at + middle + k, tl.sum(power, axis=0) * weight, mask=here)
+                power = power * rise
+            power = start * fall
+            for j in tl.static_range(GROUP // 2):
+                k = j + 1
+                here = valid & (middle - k < D)
+                weight = tl.exp(-gamma * delta * delta * (k * k))
+                if NEEDS_X:
+                    a = tl.load(alpha + c * D + middle - k, mask=here, other=0.0) * weight
+                    plain += a[None, :] * power
+                    moved += (-k * a)[None, :] * power
+                if ORDER == 0:
+                    tl.store(at + middle - k, tl.sum(power, axis=0) * weight, mask=here)
+                power = power * fall
+            total += delta * moved - u * plain
+        total *= 2 * gamma
+    else:
+        gamma_c = tl.load(bandwidth + c * BANDWIDTH_STRIDE, mask=valid, other=0.0)[None, :]
+        for i in range(D):
+            d = tl.load(dictionary + c * DICTIONARY_STRIDE + i, mask=valid, other=0.0)
+            # Finite, so that 0 times it is 0; small enough for its square to be finite too.
+            u = tl.clamp(xs - d[None, :], -1e18, 1e18, propagate_nan=tl.PropagateNan.ALL)
+            term = gs * tl.exp(-gamma_c * u * u)
+            if ORDER >= 0:
+                tl.store(at + i, tl.sum(term, axis=0), mask=valid)
+            term *= u
+            if ORDER >= 1:
+                tl.store(at + order + i, tl.sum(term, axis=0), mask=valid)
+            if NEEDS_X:
+                a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
+                total -= 2 * gamma_c * a[None, :] * term
+            if ORDER >= 2:
+                tl.store(at + 2 * order + i, tl.sum(term * u, axis=0), mask=valid)
+    if NEEDS_X:
+        tl.store(grad_x + offsets, total.to(grad_x.dtype.element_ty), mask=inside)

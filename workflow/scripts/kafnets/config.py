@@ -1,0 +1,119 @@
+"""The configuration handed out in slices, one for each step (kafnets/validation.py checks it).
+
+Imports nothing but the standard library: the workflow reads it in a process that has no torch.
+"""
+
+from .errors import UserError
+
+DEFAULT_RATE = "default"
+PUBLISHED_SEED = 0  # the number of a published network, of which there is one
+
+
+def fraction(text):
+    """ "8/255" as a float, in units of the pixel range [0, 1].
+
+    Raises:
+        UserError: for anything but a number over 255 within [0, 1].
+    """
+    numerator, _, denominator = str(text).partition("/")
+    try:
+        value = float(numerator) / 255
+    except ValueError:
+        value = -1.0
+    if denominator != "255" or not 0 <= value <= 1:
+        raise UserError(f"{text!r} is not a radius; write it as n/255, for example 8/255")
+    return value
+
+
+def _plain(value):
+    """Mappings as dicts, so that a slice is what JSON would hold."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def rates(learning_rate, activation):
+    """The [min, max] of an activation's learning rate: its own or the default; None when there is neither."""
+    return learning_rate.get(activation, learning_rate.get(DEFAULT_RATE))
+
+
+def is_published(config, experiment):
+    """Whether an experiment judges published weights instead of training its own."""
+    return "weights" in config["experiments"][experiment]
+
+
+def cells(config):
+    """The grid: every (experiment, activation, seed) of the experiments in `run`, in the config's order."""
+    return [
+        (name, activation, seed)
+        for name in config["run"]
+        for activation in config["experiments"][name]["activations"]
+        for seed in ([PUBLISHED_SEED] if is_published(config, name) else config["seeds"])
+    ]
+
+
+def training_settings(config, experiment, activation, seed):
+    """All that decides the weights of one cell, and nothing else."""
+    chosen = config["experiments"][experiment]
+    if is_published(config, experiment):
+        origin = {"weights": chosen["weights"]}
+    else:
+        training = {**chosen["training"]}
+        training["learning_rate"] = list(rates(training["learning_rate"], activation))
+        origin = {"train_examples": chosen["train_examples"], "training": training}
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "dataset": chosen["dataset"],
+            "architecture": chosen["architecture"],
+            "architecture_arguments": chosen["architecture_arguments"],
+            "activation_arguments": chosen["activation_arguments"].get(activation, {}),
+            "num_classes": 10,
+            **origin,
+        }
+    )
+
+
+def lr_range_settings(config, experiment, activation):
+    """The settings of a learning-rate range test: those of the first seed, and the range."""
+    settings = training_settings(config, experiment, activation, config["seeds"][0])
+    return {**settings, "lr_range": _plain(config["lr_range"])}
+
+
+def evaluation_settings(config, experiment, activation, seed, attack):
+    """All that decides the verdicts of one attack on one cell's network."""
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "attack": attack,
+            "dataset": config["experiments"][experiment]["dataset"],
+            "test_examples": config["experiments"][experiment]["test_examples"],
+            **config["evaluation"]["attacks"][attack],
+        }
+    )
+
+
+def table_settings(config, experiment):
+    """What the tables and plots of one experiment show."""
+    chosen = config["experiments"][experiment]
+    run = config["evaluation"]["run"]
+    beside = {}
+    if chosen.get("beside") in config["run"]:
+        beside = {"experiment": chosen["beside"], "title": config["experiments"][chosen["beside"]]["title"]}
+    return _plain(
+        {
+            "weights": chosen.get("weights"),
+            "beside": beside,
+            "title": chosen["title"],
+            "activations": chosen["activations"],
+            "reference": chosen["reference"],
+            "headline": config["evaluation"]["headline"],
+            "attacks": {name: config["evaluation"]["attacks"][name] for name in run},
+        }
+    )

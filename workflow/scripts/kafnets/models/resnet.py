@@ -1,0 +1,163 @@
+"""Residual networks for CIFAR-sized images, in the thesis's and in the paper's form."""
+
+from torch import nn
+from torch.nn import functional
+
+from ..activations import create_activation
+
+THESIS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+
+# The standard deviation of a unit normal cut off at two: Keras divides by it, so that the truncated
+# draws have the variance asked for.
+TRUNCATED_STD = 0.87962566103423978
+
+
+class SameConv2d(nn.Conv2d):
+    """A convolution padded as TensorFlow's "SAME": with stride 2 and even sizes, bottom and right only."""
+
+    def forward(self, x):
+        rows, columns = (
+            _same_padding(size, kernel, stride)
+            for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
+        )
+        return super().forward(functional.pad(x, (*columns, *rows)))
+
+
+def _same_padding(size, kernel, stride):
+    total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
+    return total // 2, total - total // 2
+
+
+def _conv3x3(inputs, outputs, stride):
+    if stride == 1:
+        return nn.Conv2d(inputs, outputs, 3, padding=1)
+    return SameConv2d(inputs, outputs, 3, stride)
+
+
+class ThesisBlock(nn.Module):
+    """act(bn2(conv2(act(bn1(conv1(x)))) + skip(x))): the second normalisation follows the addition.
+
+    The skip is the identity, or an unnormalised 3x3 convolution where the size halves. All convolutions have
+    biases.
+    """
+
+    def __init__(self, inputs, outputs, stride, activate):
+        super().__init__()
+        self.conv1 = _conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs, **THESIS_BATCH_NORM)
+        self.act1 = activate(outputs)
+        self.conv2 = _conv3x3(outputs, outputs, 1)
+        self.skip = nn.Identity() if stride == 1 else _conv3x3(inputs, outputs, stride)
+        self.bn2 = nn.BatchNorm2d(outputs, **THESIS_BATCH_NORM)
+        self.act2 = activate(outputs)
+
+    def forward(self, x):
+        h = self.conv2(self.act1(self.bn1(self.conv1(x))))
+        return self.act2(self.bn2(h + self.skip(x)))
+
+
+class OriginalBlock(nn.Module):
+    """act(bn2(conv2(act(bn1(conv1(x))))) + skip(x)), the block of the paper's CIFAR-10 networks.
+
+    The skip has no parameters: the identity, or every second pixel and zeros for the new channels (option A).
+    Convolutions have no biases.
+    """
+
+    def __init__(self, inputs, outputs, stride, activate):
+        super().__init__()
+        self.stride = stride
+        self.new_channels = outputs - inputs
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.act1 = activate(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.act2 = activate(outputs)
+
+    def forward(self, x):
+        h = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        if self.stride != 1:
+            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
+        return self.act2(h + x)
+
+
+class Stem(nn.Module):
+    """The first convolution, its normalisation and its activation."""
+
+    def __init__(self, outputs, activate, bias, batch_norm):
+        super().__init__()
+        self.conv = nn.Conv2d(3, outputs, 3, padding=1, bias=bias)
+        self.bn = nn.BatchNorm2d(outputs, **batch_norm)
+        self.act = activate(outputs)
+
+    def forward(self, x):
+        return self.act(self.bn(self.conv(x)))
+
+
+class ResNet(nn.Module):
+    r"""A residual network of depth :math:`6n + 2` with 16, 32 and 64 channels.
+
+    Stem, three stages of n blocks (the second and third halve the size), global average pooling, dense
+    logits.
+
+    Args:
+        activation (str): name of the activation; each site gets an instance of its own.
+        num_classes (int): the number of logits.
+        activation_arguments (dict): passed on to every activation.
+        depth (int): :math:`6n + 2`: 8, 20, 32, 44, 56, 110.
+        block (str): ``"thesis"`` (normalisation after the addition, 3x3 convolution without normalisation
+            as the shortcut, TensorFlow's asymmetric "SAME" padding, biases; convolutions start
+            Glorot-uniform, the dense layer He-normal) or ``"original"`` (He et al., shortcut option A;
+            He-normal).
+
+    Shape:
+        - Input: :math:`(N, 3, H, W)` in [0, 1]
+        - Output: :math:`(N, \text{num\_classes})`
+
+    Raises:
+        ValueError: for a depth that is not 6n + 2, or an unknown block.
+
+    Sources: K. He, X. Zhang, S. Ren and J. Sun, CVPR 2016, section 4.2; F. Peconi, MSc thesis, Sapienza 2020.
+    """
+
+    def __init__(self, activation, num_classes=10, activation_arguments=None, depth=20, block="thesis"):
+        super().__init__()
+        if depth < 8 or (depth - 2) % 6:
+            raise ValueError(f"depth: must be 6n + 2 with n >= 1 (8, 20, 32, ...), got {depth!r}")
+        if block not in ("thesis", "original"):
+            raise ValueError(f"block: must be 'thesis' or 'original', got {block!r}")
+
+        def activate(channels):
+            return create_activation(activation, channels, **(activation_arguments or {}))
+
+        thesis = block == "thesis"
+        make_block = ThesisBlock if thesis else OriginalBlock
+        self.stem = Stem(16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {})
+        blocks = (depth - 2) // 6
+        self.layer1 = _stage(make_block, 16, 16, blocks, activate)
+        self.layer2 = _stage(make_block, 16, 32, blocks, activate)
+        self.layer3 = _stage(make_block, 32, 64, blocks, activate)
+        self.fc = nn.Linear(64, num_classes)
+        _initialise(self, nn.init.xavier_uniform_ if thesis else _he_normal_)
+
+    def forward(self, x):
+        h = self.layer3(self.layer2(self.layer1(self.stem(x))))
+        return self.fc(h.mean((2, 3)))
+
+
+def _stage(make_block, inputs, outputs, blocks, activate):
+    first = make_block(inputs, outputs, 1 if inputs == outputs else 2, activate)
+    return nn.Sequential(first, *(make_block(outputs, outputs, 1, activate) for _ in range(blocks - 1)))
+
+
+def _initialise(model, initialise_convolution_):
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            (initialise_convolution_ if isinstance(module, nn.Conv2d) else _he_normal_)(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _he_normal_(weight):
+    std = (2 / nn.init._calculate_correct_fan(weight, "fan_in")) ** 0.5 / TRUNCATED_STD
+    nn.init.trunc_normal_(weight, 0.0, std, -2 * std, 2 * std)

@@ -1,0 +1,75 @@
+"""What a record says of where its numbers come from."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+def environment(device=None):
+    """The software and hardware of this process.
+
+    Args:
+        device: the torch.device that computes, or None for a step without torch.
+    """
+    facts = {
+        **_git(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "job_id": os.environ.get("SLURM_JOB_ID"),
+    }
+    if device is not None:
+        import numpy
+        import torch
+
+        facts.update(
+            torch=torch.__version__,
+            numpy=numpy.__version__,
+            cuda=torch.version.cuda if device.type == "cuda" else None,
+            threads=torch.get_num_threads(),
+            device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        )
+    return facts
+
+
+def processor():
+    """The processor's model name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git():
+    def ask(*arguments):
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return {
+            "git_commit": ask("rev-parse", "HEAD"),
+            "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
+        }
+    except (OSError, subprocess.SubprocessError):
+        return {"git_commit": None, "git_dirty": None}  # installed by pip, or git is absent
+
+
+def peak_memory_bytes(device):
+    """The most memory held so far: on the GPU what torch allocated there, else the process's resident set."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def now():
+    """The time, ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

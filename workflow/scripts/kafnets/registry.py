@@ -1,0 +1,156 @@
+"""Every name that config.yaml may use, and where its code lives.
+
+Adding an activation, an architecture, an adversary, an attack or a data set is writing it and adding one
+line here. This module imports nothing heavy: the workflow reads it in a process that has no torch.
+"""
+
+import difflib
+import importlib
+from dataclasses import dataclass, field
+
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where the code of one name lives: `target` is "module:object", called with `arguments`.
+
+    `required` and `optional` are the settings that config.yaml must and may give beside the name; `examples`
+    is how many training and test images a data set has.
+    """
+
+    target: str
+    arguments: dict = field(default_factory=dict)
+    label: str = ""
+    required: tuple = ()
+    optional: tuple = ()
+    examples: tuple = field(default=(), repr=False)
+
+    def load(self):
+        """The object itself (imports its module)."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+def _kaf(label, **arguments):
+    return Entry("kafnets.activations.kaf:KAF", arguments, label)
+
+
+# A fixed activation is called with its arguments, a KAF with the number of channels before them.
+ACTIVATIONS = {
+    "relu": Entry("torch.nn:ReLU", label="ReLU"),
+    "elu": Entry("torch.nn:ELU", label="ELU"),
+    "tanh": Entry("torch.nn:Tanh", label="Tanh"),
+    "gelu": Entry("torch.nn:GELU", label="GELU"),
+    "softplus": Entry("torch.nn:Softplus", label="Softplus"),
+    "swish": Entry("torch.nn:SiLU", label="Swish"),
+    "kaf": _kaf("KAF"),
+    "kaf_relu": _kaf("KAF_ReLU", init="relu"),
+    "kaf_elu": _kaf("KAF_ELU", init="elu"),
+    "kaf_swish": _kaf("KAF_Swish", init="swish"),
+    "kaf_free": _kaf("KAF_Free", trainable_dictionary=True, trainable_bandwidth=True),
+}
+
+ARCHITECTURES = {
+    "vgg": Entry("kafnets.models.vgg:VGG", label="VGG"),
+    **{
+        f"resnet{depth}": Entry("kafnets.models.resnet:ResNet", {"depth": depth}, f"ResNet{depth}")
+        for depth in (8, 20, 32, 44, 56, 110)
+    },
+}
+
+# How the images of a training step are perturbed.
+ADVERSARIES = {
+    "none": Entry("kafnets.training.adversaries:no_adversary", label="standard"),
+    "fbf": Entry("kafnets.training.adversaries:fbf", label="FBF", required=("eps", "step")),
+}
+
+_PGD = ("eps", "step", "iterations", "restarts")
+
+
+def _standard(name, label, *optional):
+    return Entry(
+        f"kafnets.attacks.standard:{name}",
+        label=label,
+        required=("eps",),
+        optional=("norm", *optional, "start_seed"),
+    )
+
+
+def _nearest(name, label, *optional):
+    return Entry(
+        f"kafnets.attacks.minimal:{name}",
+        label=label,
+        optional=("eps", "iterations", *optional, "start_seed"),
+    )
+
+
+# `method` of an entry of evaluation.attacks.
+ATTACKS = {
+    "clean": Entry("kafnets.attacks.clean:clean", label="clean"),
+    "fgsm": Entry("kafnets.attacks.pgd:fgsm", label="FGSM", required=("eps",)),
+    "pgd": Entry(
+        "kafnets.attacks.pgd:pgd",
+        label="PGD",
+        required=_PGD,
+        optional=("loss", "norm", "momentum", "targets", "start_seed"),
+    ),
+    "thesis_pgd": Entry(
+        "kafnets.attacks.thesis:thesis_pgd",
+        label="PGD, thesis protocol",
+        required=_PGD,
+        optional=("start_seed",),
+    ),
+    "autoattack": _standard("autoattack", "AutoAttack"),
+    "apgd_ce": _standard("apgd_ce", "APGD-CE", "iterations", "restarts"),
+    "apgd_t": _standard("apgd_t", "APGD-T", "iterations", "restarts"),
+    "fab_t": _standard("fab_t", "FAB-T", "iterations", "restarts"),
+    "square": _standard("square", "Square", "queries", "restarts"),
+    # by the distance of the nearest misclassified image; without eps it is robust when there is none at all
+    "cw": _nearest("cw", "C&W", "search_steps", "learning_rate", "confidence"),
+    "deepfool": _nearest("deepfool", "DeepFool", "norm", "overshoot"),
+    "fmn": _nearest("fmn", "FMN", "norm", "shrink"),
+    "noise": Entry(
+        "kafnets.attacks.blind:noise",
+        label="random noise",
+        required=("eps",),
+        optional=("samples", "norm", "start_seed"),
+    ),
+}
+
+# The rows of the thesis's ResNet20 table: weights in NAME.zip of the author, NAME.safetensors once converted.
+PUBLISHED = {
+    "relu": "resnet20_relu_ocrob_lrf",
+    "elu": "resnet20_elu_ocrob_lrf",
+    "kaf": "resnet20_kaf_ocrob_lrfinder",
+    "kaf_relu": "resnet20_kafrelu_ocrob_lrfinder_last",
+    "kaf_elu": "resnet20_kafelu_ocrob_lrf",
+    "swish": "resnet20_swish_ocrob_lrf",
+    "kaf_swish": "resnet20_kafswish_ocrob_lrfinder",
+    "kaf_free": "resnet20_kafs_freedictkb_ocrob_lrfinder",
+}
+
+DATASETS = {
+    "cifar10": Entry("kafnets.data:prepare_cifar10", label="CIFAR-10", examples=(50_000, 10_000)),
+    "digits": Entry(
+        "kafnets.data:prepare_digits", label="handwritten digits (scikit-learn)", examples=(1_400, 397)
+    ),
+}
+
+
+def is_trainable(activation):
+    """Whether the activation named `activation` has parameters of its own (is a KAF)."""
+    return ACTIVATIONS[activation].target.startswith("kafnets.")
+
+
+def lookup(table, name, what):
+    """The entry `name` of a registry `table`; `what` names the kind in the error.
+
+    Raises:
+        UserError: for an unknown name, with the closest known one.
+    """
+    if name in table:
+        return table[name]
+    close = difflib.get_close_matches(str(name), table, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UserError(f"{what}: {name!r} is not known; {hint}choose one of {', '.join(table)}")
