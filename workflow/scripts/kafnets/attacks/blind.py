@@ -1,0 +1,131 @@
+"""Attacks that do not look at the model's gradient: random noise, and images made for other models."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .common import (
+    AttackResult,
+    check_classes,
+    check_images,
+    check_integer,
+    default_batch_size,
+    device_of,
+    frozen,
+    is_correct,
+    predict,
+)
+from .pgd import pgd
+
+
+def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=None, seed=0, progress=None):
+    """Random points of the ball: what any attack must beat.
+
+    Args:
+        model, images, labels, norm, batch_size, seed, progress: as in :func:`kafnets.attacks.pgd`.
+        eps: radius of the ball, in pixel units of [0, 1].
+        samples: points tried per image.
+
+    Returns:
+        AttackResult: an image is robust when it is rightly classified at every point tried.
+    """
+    check_integer("samples", samples, 1)
+    return pgd(
+        model,
+        images,
+        labels,
+        eps=eps,
+        step=0.0,
+        iterations=0,
+        restarts=samples,
+        norm=norm,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def transfer(
+    model,
+    images,
+    labels,
+    *,
+    sources,
+    eps,
+    step,
+    iterations,
+    momentum=1.0,
+    norm="linf",
+    batch_size=None,
+    seed=0,
+    progress=None,
+):
+    """Images that were perturbed to be misclassified by other models.
+
+    Args:
+        model, images, labels, eps, step, iterations, norm, batch_size, seed, progress: as in
+            :func:`kafnets.attacks.pgd`.
+        sources: the other models, or the paths of their weights: :func:`kafnets.load_model`.
+        momentum: weight of the accumulated gradients, which makes the perturbations transfer better.
+
+    Returns:
+        AttackResult: an image is robust when it is rightly classified unperturbed and as perturbed for every
+        source. `queries` counts the sources' forward passes too.
+
+    Source: Dong et al. 2018, arXiv:1710.06081 (momentum iterative method).
+    """
+    check_images(model, images, labels)
+    if isinstance(sources, (str, Path, nn.Module)) or not len(sources):
+        raise ValueError("sources: expected at least one model, or path of one, in a list")
+    device = device_of(model, images)
+    batch_size = default_batch_size(device) if batch_size is None else batch_size
+    check_integer("batch_size", batch_size, 1)
+    pixels, classes = images.to(device), labels.to(device)
+    adversarial = pixels.clone()
+    if not len(images):
+        return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0)
+    with frozen(model):
+        logits = predict(model, pixels, batch_size)
+    check_classes(labels, logits.shape[1])
+    clean = is_correct(logits, classes)
+    robust, queries, gradients = clean.clone(), len(images), 0
+    for number, source in enumerate(sources):
+        rows = robust.nonzero()[:, 0]
+        if not len(rows):
+            break
+        crafted = pgd(
+            _loaded(source, device),
+            pixels[rows],
+            classes[rows],
+            eps=eps,
+            step=step,
+            iterations=iterations,
+            momentum=momentum,
+            norm=norm,
+            early_stop=False,
+            batch_size=batch_size,
+            starts=pixels[rows][None],
+        )
+        with frozen(model):
+            fooled = ~is_correct(predict(model, crafted.adversarial, batch_size), classes[rows])
+        adversarial[rows[fooled]] = crafted.adversarial[fooled]
+        robust[rows[fooled]] = False
+        queries, gradients = queries + crafted.queries + len(rows), gradients + crafted.gradients
+        if progress is not None:
+            progress(number + 1, len(sources) - number - 1, robust.double().mean().item())
+    return AttackResult(
+        adversarial=adversarial.to(images.device),
+        robust=robust.to(images.device),
+        clean=clean.to(images.device),
+        queries=queries,
+        gradients=gradients,
+    )
+
+
+def _loaded(source, device):
+    if isinstance(source, nn.Module):
+        return source
+    from ..models import load_model
+
+    return load_model(source, torch.device(device))

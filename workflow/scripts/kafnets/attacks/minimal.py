@@ -1,0 +1,237 @@
+"""Attacks that look for the nearest misclassified image; Carlini-Wagner and DeepFool are foolbox's.
+
+Their result is a distance per image; with a radius it becomes a verdict.
+"""
+
+import math
+
+import torch
+
+from .common import (
+    NORMS,
+    AttackResult,
+    Counted,
+    check_classes,
+    check_images,
+    check_integer,
+    check_real,
+    default_batch_size,
+    device_of,
+    distances,
+    frozen,
+    into_ball,
+    is_correct,
+    lengths,
+    library,
+    per_image,
+    predict,
+    seeded,
+)
+from .pgd import margins as logit_margins
+
+
+def cw(
+    model,
+    images,
+    labels,
+    *,
+    eps=None,
+    iterations=1000,
+    search_steps=9,
+    learning_rate=0.01,
+    confidence=0.0,
+    batch_size=None,
+    seed=0,
+    progress=None,
+):
+    """Carlini and Wagner's L2 attack: the shortest perturbation found by penalised optimisation.
+
+    Args:
+        model: classifier of images in [0, 1].
+        images: (N, ...) float32 in [0, 1].
+        labels: (N,) true classes.
+        eps: Euclidean radius of the verdict; None: an image is robust when nothing was found at any distance.
+        iterations: steps of the optimiser, for each weight of the penalty.
+        search_steps: weights of the penalty tried, by binary search.
+        learning_rate: of the optimiser (Adam).
+        confidence: margin in logits by which the label must be exceeded.
+        batch_size: images per forward pass.
+        seed: of torch's random numbers.
+        progress: as in :func:`kafnets.attacks.pgd`.
+
+    Returns:
+        AttackResult: with `distances`. `adversarial` holds the nearest misclassified image where it decides
+        the verdict, else the image itself.
+
+    Raises:
+        UserError: when the package is not installed.
+        TypeError, ValueError: naming the argument that is wrong.
+
+    Source: Carlini & Wagner 2017, arXiv:1608.04644. For their loss in the L-infinity ball see :func:`pgd`
+    with `loss="margin"`.
+    """
+    check_integer("iterations", iterations, 1)
+    check_integer("search_steps", search_steps, 1)
+    check_real("learning_rate", learning_rate, 0)
+    check_real("confidence", confidence, 0)
+
+    attack = library("foolbox", "foolbox").attacks.L2CarliniWagnerAttack(
+        steps=iterations, binary_search_steps=search_steps, stepsize=learning_rate, confidence=confidence
+    )
+    return _nearest(model, images, labels, _foreign(attack), eps, "l2", batch_size, seed, progress)
+
+
+def deepfool(
+    model,
+    images,
+    labels,
+    *,
+    eps=None,
+    norm="l2",
+    iterations=50,
+    overshoot=0.02,
+    batch_size=None,
+    seed=0,
+    progress=None,
+):
+    """DeepFool: step after step to the nearest boundary of the linearised classifier.
+
+    Args:
+        model, images, labels, batch_size, seed, progress: as in :func:`cw`.
+        eps: radius of the verdict, or None.
+        norm: of the distance: "l2" or "linf".
+        iterations: steps at most.
+        overshoot: how far to go beyond the boundary, as a share of the way to it.
+
+    Source: Moosavi-Dezfooli, Fawzi & Frossard 2016, arXiv:1511.04599.
+    """
+    check_integer("iterations", iterations, 1)
+    check_real("overshoot", overshoot, 0)
+
+    attacks = library("foolbox", "foolbox").attacks
+    kind = attacks.L2DeepFoolAttack if norm == "l2" else attacks.LinfDeepFoolAttack
+    search = _foreign(kind(steps=iterations, overshoot=overshoot))
+    return _nearest(model, images, labels, search, eps, norm, batch_size, seed, progress)
+
+
+def _foreign(attack):
+    """An attack of foolbox as a function of a model, images and labels."""
+
+    def search(model, pixels, classes):
+        foolbox = library("foolbox", "foolbox")
+        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=pixels.device)
+        return attack(wrapped, pixels, foolbox.criteria.Misclassification(classes), epsilons=None)[1]
+
+    return search
+
+
+def fmn(
+    model,
+    images,
+    labels,
+    *,
+    eps=None,
+    norm="linf",
+    iterations=100,
+    step=1.0,
+    shrink=0.05,
+    batch_size=None,
+    seed=0,
+    progress=None,
+):
+    r"""The fast minimum-norm attack: a ball that shrinks while its surface holds a misclassified image.
+
+    .. math:: \delta \leftarrow \Pi_{\epsilon_k}(\delta + \alpha_k g / \lVert g \rVert_2)
+
+    with :math:`g` the gradient of the margin, :math:`\epsilon_k` grown or shrunk by a share
+    :math:`\gamma_k` as the point is classified rightly or not; :math:`\alpha_k` and :math:`\gamma_k` fall
+    along a cosine to a hundredth and a fiftieth of their start.
+
+    Args:
+        model, images, labels, batch_size, seed, progress: as in :func:`cw`.
+        eps: radius of the verdict, or None.
+        norm: of the distance: "linf" or "l2".
+        iterations: gradient steps.
+        step: Euclidean length of the first step.
+        shrink: first change of the radius, as a share of it.
+
+    Source: Pintor, Roli, Brendel & Biggio 2021, arXiv:2102.12827 (own implementation).
+    """
+    check_integer("iterations", iterations, 1)
+    check_real("step", step, 0)
+    check_real("shrink", shrink, 0, 1)
+
+    def search(model, pixels, classes):
+        return _shrinking_ball(model, pixels, classes, norm, iterations, step, shrink)
+
+    return _nearest(model, images, labels, search, eps, norm, batch_size, seed, progress)
+
+
+def _shrinking_ball(model, pixels, classes, norm, iterations, step, shrink):
+    offsets, best = torch.zeros_like(pixels), torch.zeros_like(pixels)
+    radius = pixels.new_zeros(len(pixels))
+    shortest = torch.full_like(radius, torch.inf)
+    dual = 1 if norm == "linf" else 2
+    for iteration in range(iterations):
+        cosine = (1 + math.cos(math.pi * iteration / iterations)) / 2
+        length, share = step * (0.01 + 0.99 * cosine), shrink * (0.02 + 0.98 * cosine)
+        points = (pixels + offsets).requires_grad_()
+        margins = logit_margins(model(points), classes)
+        (gradient,) = torch.autograd.grad(margins.sum(), points)
+        margins = margins.detach()
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)
+        size = offsets.flatten(1).norm(dim=1, p=torch.inf if norm == "linf" else 2)
+        slope = gradient.flatten(1).norm(dim=1, p=dual).clamp(min=torch.finfo(pixels.dtype).tiny)
+
+        fooled = margins > 0
+        nearer = fooled & (size < shortest)
+        best[nearer], shortest = offsets[nearer], torch.where(nearer, size, shortest)
+        # until a first misclassified image is found the ball reaches to where the linearised model has one
+        grown = torch.where(shortest.isinf(), size - margins / slope, radius * (1 + share))
+        radius = torch.where(fooled, torch.minimum(radius * (1 - share), shortest), grown)
+        moved = pixels + offsets + length * gradient / lengths(gradient)
+        offsets = into_ball(moved, pixels, per_image(radius, pixels), norm) - pixels
+    return pixels + best
+
+
+def _nearest(model, images, labels, search, eps, norm, batch_size, seed, progress):
+    """Runs `search`, a function of a model, images and labels, on the images that are rightly classified."""
+    check_images(model, images, labels)
+    if norm not in NORMS:
+        raise ValueError(f"norm: {norm!r} is not known; choose one of {', '.join(NORMS)}")
+    if eps is not None:
+        check_real("eps", eps, 0)
+    check_integer("seed", seed, 0)
+    device = device_of(model, images)
+    batch_size = default_batch_size(device) if batch_size is None else batch_size
+    check_integer("batch_size", batch_size, 1)
+    counted, pixels, classes = Counted(model), images.to(device), labels.to(device)
+    far = torch.full((len(images),), torch.inf, device=device, dtype=images.dtype)
+    nearest = pixels.clone()
+    with frozen(counted), seeded(seed, device):
+        if not len(images):
+            return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0, distances=far)
+        logits = predict(counted, pixels, batch_size)
+        check_classes(labels, logits.shape[1])
+        clean = is_correct(logits, classes)
+        far[~clean] = 0
+        left = int(clean.sum())
+        for rows in clean.nonzero()[:, 0].split(batch_size):
+            found = search(counted, pixels[rows], classes[rows])
+            fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
+            far[rows[fooled]] = distances(pixels[rows], found, norm)[fooled]
+            nearest[rows[fooled]] = found[fooled]
+            left -= len(rows)
+            if progress is not None:
+                standing = (far > eps if eps is not None else far.isinf()).double().mean().item()
+                progress(int(clean.sum()) - left, left, standing)
+    robust = clean & (far.isinf() if eps is None else far > eps)
+    nearest[robust] = pixels[robust]
+    return AttackResult(
+        adversarial=nearest.to(images.device),
+        robust=robust.to(images.device),
+        clean=clean.to(images.device),
+        queries=counted.queries,
+        gradients=counted.gradients,
+        distances=far.to(images.device),
+    )

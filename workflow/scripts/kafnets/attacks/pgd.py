@@ -1,0 +1,465 @@
+"""Projected gradient descent, its one-step form, and the losses that they climb.
+
+The attack is a stream of jobs (image, restart) through a batch of slots. A slot whose image is fooled, or
+whose iterations are over, takes the next job at once, so that every forward pass is full and no pass is
+spent on an image that is already decided. The verdicts are those of the plain nested loop over restarts
+and iterations: jobs differ in when they run, never in their start points or steps.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..progress import line
+from .common import (
+    NORMS,
+    AttackResult,
+    check_classes,
+    check_images,
+    check_integer,
+    check_real,
+    default_batch_size,
+    device_of,
+    frozen,
+    into_ball,
+    is_correct,
+    lengths,
+    per_image,
+    predict,
+)
+
+
+def pgd(
+    model,
+    images,
+    labels,
+    *,
+    eps,
+    step,
+    iterations,
+    restarts=1,
+    loss="cross_entropy",
+    norm="linf",
+    momentum=0.0,
+    targets=0,
+    early_stop=True,
+    batch_size=None,
+    seed=0,
+    starts=None,
+    progress=None,
+):
+    r"""Searches the ball around every image for one that is misclassified.
+
+    .. math::
+        x_0 \sim U(B_\epsilon(x)), \quad
+        x_{k+1} = \Pi(x_k + s \cdot \mathrm{sign}\,\nabla_x L(f(x_k), y))
+
+    where :math:`\Pi` clips to the ball and to [0, 1]; in the L2 norm the gradient is divided by its length
+    instead. An image is robust when it is rightly classified unperturbed and under every restart.
+
+    Args:
+        model: classifier of images in [0, 1]. It is attacked in evaluation mode and put back.
+        images: (N, ...) floats in [0, 1].
+        labels: (N,) true classes; required.
+        eps: radius of the ball, in pixel units of [0, 1] (for L2 the Euclidean length over all pixels).
+        step: length of one step, in the same units.
+        iterations: gradient steps per restart; 0 leaves the random starts.
+        restarts: random starts per image (and per target).
+        loss: what the steps increase: "cross_entropy", "margin" (largest other logit minus the label's), or
+            "dlr" (the margin divided by the distance of the first logit to the third).
+        norm: of the ball: "linf" or "l2".
+        momentum: weight of the accumulated gradients (MI-FGSM with 1.0); 0 forgets them.
+        targets: 0: away from the label. k > 0: every restart is run towards each of the k classes that the
+            model ranks highest, the label aside, on the unperturbed image.
+        early_stop: True: an image misclassified at any point on the way, the random start included, is
+            fooled, and is not attacked again. False: only the last point of each restart counts, and
+            images that are misclassified unperturbed are attacked too.
+        batch_size: images per forward pass; None chooses by device. It does not change the verdicts.
+        seed: start r of the whole set is drawn on the CPU from a generator seeded by (seed, r), so it
+            depends neither on the batch size nor on the device.
+        starts: (restarts * max(targets, 1), N, ...) start points to use instead, inside the ball.
+        progress: called as progress(done, left, accuracy) after every pass: forward passes in images so
+            far, at most how many are left, and the share of images not yet fooled.
+
+    Shape:
+        images (N, ...), labels (N,) -> adversarial (N, ...), robust (N,), clean (N,)
+
+    Returns:
+        AttackResult: `adversarial` holds a misclassified image where one was found, elsewhere the last
+        point of the last restart.
+
+    Raises:
+        TypeError, ValueError: naming the argument that is wrong.
+
+    Sources: Madry et al. 2018, arXiv:1706.06083; restarts as in Wong, Rice & Kolter 2020, arXiv:2001.03994;
+    momentum: Dong et al. 2018, arXiv:1710.06081; margin: Carlini & Wagner 2017, arXiv:1608.04644; DLR: Croce
+    & Hein 2020, arXiv:2003.01690; targets: Gowal et al. 2019, arXiv:1910.09338.
+    """
+    check_images(model, images, labels)
+    check_real("eps", eps, 0, 1 if norm == "linf" else float("inf"))
+    check_real("step", step, 0)
+    check_integer("iterations", iterations, 0)
+    check_integer("restarts", restarts, 1)
+    check_integer("targets", targets, 0)
+    check_real("momentum", momentum, 0)
+    for name, value, known in (("loss", loss, LOSSES), ("norm", norm, NORMS)):
+        if value not in known:
+            raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(known)}")
+    device = device_of(model, images)
+    batch_size = default_batch_size(device) if batch_size is None else batch_size
+    check_integer("batch_size", batch_size, 1)
+    runs = restarts * max(targets, 1)
+    if starts is None:
+        starts = RandomStarts(images, eps, seed, norm)
+    else:
+        starts = _check_starts(starts, images, eps, norm, runs)
+
+    rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop)
+    pixels, classes = images.to(device), labels.to(device)
+    with frozen(model):
+        clean, ranked = classes == classes, None
+        if len(images):
+            logits = predict(model, pixels, batch_size)
+            check_classes(labels, logits.shape[1])
+            _check_enough_classes(logits.shape[1], loss, targets)
+            clean = is_correct(logits, classes)
+            ranked = _rivals(logits, classes)[:, :targets] if targets else None
+        stream = _Stream(model, rule, pixels, classes, clean, ranked)
+        stream.run(starts, batch_size, progress)
+    return AttackResult(
+        adversarial=stream.adversarial.to(images.device),
+        robust=torch.from_numpy(stream.clean & ~stream.found).to(images.device),
+        clean=clean.to(images.device),
+        queries=len(images) + stream.queries,
+        gradients=stream.gradients,
+        accuracy_by_iteration=(stream.right_at / max(len(images), 1)).tolist(),
+    )
+
+
+def fgsm(model, images, labels, *, eps, batch_size=None, seed=0, progress=None):
+    r"""One step of the whole radius along the sign of the gradient, from the image itself.
+
+    .. math:: x' = \mathrm{clip}(x + \epsilon \cdot \mathrm{sign}\,\nabla_x L(f(x), y), 0, 1)
+
+    Args:
+        model, images, labels, batch_size, progress: as in :func:`pgd`.
+        eps: length of the step, in pixel units of [0, 1].
+        seed: not used; there is nothing random.
+
+    Returns:
+        AttackResult: an image is robust when it is rightly classified before and after the step.
+
+    Source: Goodfellow, Shlens & Szegedy 2015, arXiv:1412.6572.
+    """
+    check_images(model, images, labels)
+    return pgd(
+        model,
+        images,
+        labels,
+        eps=eps,
+        step=eps,
+        iterations=1,
+        early_stop=False,
+        batch_size=batch_size,
+        starts=images[None],
+        progress=progress,
+    )
+
+
+def _cross_entropy(logits, labels, goals):
+    if goals is None:
+        return functional.cross_entropy(logits, labels, reduction="sum")
+    return -functional.cross_entropy(logits, goals, reduction="sum")
+
+
+def margins(logits, labels, goals=None):
+    """How far the goal's logit, or else the largest of the other classes', exceeds the label's."""
+    if goals is None:
+        rival = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    else:
+        rival = logits.gather(1, goals[:, None])[:, 0]
+    return rival - logits.gather(1, labels[:, None])[:, 0]
+
+
+def _margin(logits, labels, goals):
+    return margins(logits, labels, goals).sum()
+
+
+def _difference_of_logits_ratio(logits, labels, goals):
+    ordered = logits.sort(1, descending=True).values
+    third = ordered[:, 2] if goals is None else (ordered[:, 2] + ordered[:, 3]) / 2
+    return (margins(logits, labels, goals) / (ordered[:, 0] - third + 1e-12)).sum()
+
+
+LOSSES = {"cross_entropy": _cross_entropy, "margin": _margin, "dlr": _difference_of_logits_ratio}
+
+
+def _check_enough_classes(classes, loss, targets):
+    if targets >= classes:
+        raise ValueError(f"targets: {targets} other classes were asked for, the model has {classes} in all")
+    if loss == "dlr" and classes < (4 if targets else 3):
+        raise ValueError(f"loss: dlr needs more than the model's {classes} classes; choose margin")
+
+
+def _rivals(logits, labels):
+    """The classes but for the label, in the order of their logits, (N, classes - 1)."""
+    order = logits.argsort(1, descending=True)
+    return order[order != labels[:, None]].view(len(labels), -1)
+
+
+class RandomStarts:
+    """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set."""
+
+    def __init__(self, images, eps, seed, norm="linf"):
+        check_integer("seed", seed, 0)
+        self.images, self.eps, self.seed, self.norm = images, eps, seed, norm
+
+    def __getitem__(self, restart):
+        # torch's CPU generator reads only 32 bits of its seed, so the pair is hashed, not packed
+        state = np.random.SeedSequence([self.seed, restart]).generate_state(1)
+        generator = torch.Generator().manual_seed(int(state[0]))
+        noise = torch.empty(self.images.shape, dtype=self.images.dtype)
+        if self.norm == "linf":
+            noise.uniform_(-self.eps, self.eps, generator=generator)
+        else:
+            noise.normal_(generator=generator)
+            radius = torch.rand(len(noise), generator=generator, dtype=noise.dtype) ** (1 / noise[:1].numel())
+            noise *= per_image(self.eps * radius, noise) / lengths(noise)
+        return (self.images + noise.to(self.images.device)).clamp_(0, 1)
+
+
+def _check_starts(starts, images, eps, norm, runs):
+    if not isinstance(starts, torch.Tensor) or starts.shape != (runs, *images.shape):
+        raise ValueError(f"starts: expected a tensor of shape {(runs, *images.shape)} (restarts, N, ...)")
+    starts = starts.to(images)
+    # what a start computed as image + noise may lie outside by rounding
+    slack = 4 * torch.finfo(images.dtype).eps * (1 if norm == "linf" else images[:1].numel() ** 0.5)
+    if starts.numel():
+        offsets = (starts - images).flatten(0, 1).flatten(1)
+        distance = offsets.abs().amax() if norm == "linf" else offsets.norm(dim=1).amax()
+        if distance > eps + slack or not (starts.amin() >= 0 and starts.amax() <= 1):
+            raise ValueError("starts: every start must lie within eps of its image and in [0, 1]")
+    return starts
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """How a point moves, and when a job is over."""
+
+    eps: float
+    step: float
+    iterations: int
+    runs: int
+    loss: object
+    norm: str
+    momentum: float
+    early_stop: bool
+
+    def move(self, points, gradient, centers, velocity):
+        """One step of all points, and their accumulated gradients."""
+        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # a gradient that is not a number points nowhere
+        if self.momentum:
+            size = gradient.abs().flatten(1).mean(1).clamp(min=torch.finfo(gradient.dtype).tiny)
+            gradient = velocity = self.momentum * velocity + gradient / per_image(size, gradient)
+        direction = gradient.sign() if self.norm == "linf" else gradient / lengths(gradient)
+        return self.project(torch.add(points, direction, alpha=self.step), centers), velocity
+
+    def project(self, points, centers):
+        """The points brought back into the balls around their centers."""
+        return into_ball(points, centers, self.eps, self.norm)
+
+
+def _step_of(model, rule, slots, jobs):
+    """The function of one step: slot tensors by name -> verdicts, moved points, velocity."""
+
+    def step(slot):
+        points, labels = slot["points"].detach().requires_grad_(), slot["labels"]
+        logits = model(points)
+        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), points)
+        moved, velocity = rule.move(points.detach(), gradient, slot["centers"], slot.get("velocity"))
+        return is_correct(logits.detach(), labels), moved, velocity
+
+    passes = jobs * rule.iterations // max(slots, 1)
+    return _Replayed(step, slots) if passes >= _PASSES_WORTH_A_GRAPH else step
+
+
+# A capture costs about as much as this many eager steps.
+_PASSES_WORTH_A_GRAPH = 30
+_REPLAYED_ALIKE = 0.999
+
+
+class _Replayed:
+    """On a GPU a step with all slots open is captured once as a CUDA graph, then replayed.
+
+    A small network is hundreds of short kernels, and launching them one by one takes longer than they do.
+    Steps of any other size, and those on the CPU, run as they are; so do all of them where the capture fails
+    or its first replay does not do what the step does.
+    """
+
+    def __init__(self, step, slots):
+        self.step, self.slots, self.graph, self.usable = step, slots, None, True
+
+    def __call__(self, slot):
+        if not self.usable or slot["points"].device.type != "cuda" or len(slot["points"]) != self.slots:
+            return self.step(slot)
+        if self.graph is None:
+            self.usable = self._captured(slot)
+            return self.step(slot)
+        return self._replay(slot)
+
+    def _replay(self, slot):
+        for name, tensor in self.inputs.items():
+            tensor.copy_(slot[name])
+        self.graph.replay()
+        # the next replay overwrites its outputs
+        return tuple(None if output is None else output.clone() for output in self.outputs)
+
+    def _captured(self, slot):
+        try:
+            self._capture(slot)
+        except RuntimeError as error:
+            line(f"no CUDA graph ({error}); the attack goes on step by step")
+            return False
+        moved, expected = self._replay(slot)[1], self.step(slot)[1]
+        # the sign of a gradient near zero may flip between two runs of the same kernels
+        if torch.isclose(moved, expected).float().mean() < _REPLAYED_ALIKE:
+            line("the CUDA graph differs from the step that it captured; the attack goes on step by step")
+            return False
+        return True
+
+    def _capture(self, slot):
+        self.inputs = {name: tensor.clone() for name, tensor in slot.items()}
+        stream = torch.cuda.Stream(slot["points"].device)
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries choose their algorithms and workspaces before the capture
+            for _ in range(3):
+                self.step(self.inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.outputs = self.step(self.inputs)
+
+
+class _Stream:
+    """The slots, their jobs, and what has been found so far.
+
+    The bookkeeping of a slot (which image, which restart, how many iterations) is kept on the host, the
+    pixels on the device; one small tensor of verdicts crosses over per pass.
+    """
+
+    def __init__(self, model, rule, images, labels, clean, ranked):
+        self.model, self.rule, self.images, self.labels, self.ranked = model, rule, images, labels, ranked
+        self.clean = clean.cpu().numpy()
+        self.found = np.zeros(len(images), bool)
+        self.adversarial = images.clone()
+        self.right_at = np.zeros(rule.iterations + 1, np.int64)
+        self.queries = self.gradients = 0
+
+    def run(self, starts, batch_size, progress):
+        chosen = self.clean if self.rule.early_stop else np.ones_like(self.clean)
+        self.jobs = deque((image, 0) for image in np.flatnonzero(chosen).tolist())
+        self.waiting = (
+            len(self.jobs) * self.rule.runs
+        )  # restarts of the queued images, the later ones included
+        self.starts, self.drawn = starts, {}
+        self.step = _step_of(self.model, self.rule, min(batch_size, len(self.jobs)), len(self.jobs))
+        self._open(min(batch_size, len(self.jobs)))
+        while len(self.image):
+            self._pass()
+            if progress is not None:
+                progress(self.queries, self._left(), float((self.clean & ~self.found).mean()))
+
+    def _open(self, slots):
+        """Fills the slots for the first time."""
+        self.image, self.restart, self.done = np.zeros((3, slots), np.int64)
+        nothing = self.images.new_zeros(slots, *self.images.shape[1:])
+        self.pixels = {"points": nothing, "centers": nothing.clone()}
+        if self.rule.momentum:
+            self.pixels["velocity"] = nothing.clone()
+        self.classes = {"labels": self.labels.new_zeros(slots)}
+        if self.ranked is not None:
+            self.classes["goals"] = self.labels.new_zeros(slots)
+        self._refill(np.arange(slots))
+
+    def _pass(self):
+        """One forward pass of all slots, and one step of those that have iterations left."""
+        points, rule = self.pixels["points"], self.rule
+        last = self.done == rule.iterations
+        if last.all():
+            with torch.no_grad():
+                right = is_correct(self.model(points), self.classes["labels"])
+        else:
+            right, self.pixels["points"], velocity = self.step({**self.pixels, **self.classes})
+            if rule.momentum:
+                self.pixels["velocity"] = velocity
+        right = right.cpu().numpy()
+        self.queries += len(last)
+        self.gradients += int(np.count_nonzero(~last))
+        counted = right & self.clean[self.image] & (self.restart == 0)
+        np.add.at(self.right_at, self.done[counted], 1)
+        over = np.flatnonzero(last | ~right if rule.early_stop else last)
+        self._settle(over, right, points)
+        self.done += 1
+        self._refill(over)
+
+    def _settle(self, rows, right, points):
+        """Notes what the jobs in these slots came to, and queues the next restart of what withstood them."""
+        again = right[rows] & (self.restart[rows] + 1 < self.rule.runs)
+        images, restarts = self.image[rows[again]], self.restart[rows[again]] + 1
+        self.jobs.extend(zip(images.tolist(), restarts.tolist(), strict=True))
+        self.waiting += int((self.rule.runs - restarts).sum())
+        self.found[self.image[rows[~right[rows]]]] = True
+        ended = rows[~again]
+        if len(ended):
+            self.adversarial[self._index(self.image[ended])] = points[self._index(ended)]
+
+    def _refill(self, rows):
+        """Gives the slots `rows` new jobs; slots that get none are closed."""
+        taken = [self.jobs.popleft() for _ in range(min(len(rows), len(self.jobs)))]
+        if len(taken) < len(rows):
+            kept = np.setdiff1d(np.arange(len(self.image)), rows[len(taken) :])
+            rows = np.searchsorted(kept, rows[: len(taken)])
+            self._keep(kept)
+        if not taken:
+            return
+        images, restarts = np.array(taken).T
+        self.waiting -= int((self.rule.runs - restarts).sum())
+        self.image[rows], self.restart[rows], self.done[rows] = images, restarts, 0
+        where, index = self._index(rows), self._index(images)
+        self.classes["labels"][where] = self.labels[index]
+        if self.ranked is not None:
+            self.classes["goals"][where] = self.ranked[index, self._index(restarts % self.ranked.shape[1])]
+        centers = self.images[index]
+        self.pixels["centers"][where] = centers
+        if self.rule.momentum:
+            self.pixels["velocity"][where] = 0
+        points = torch.empty_like(centers)
+        for restart in np.unique(restarts).tolist():
+            chosen = np.flatnonzero(restarts == restart)
+            points[self._index(chosen)] = self._starts_of(restart)[self._index(images[chosen])]
+        # image + noise may round to a point outside the ball
+        self.pixels["points"][where] = self.rule.project(points, centers)
+
+    def _keep(self, slots):
+        self.image, self.restart, self.done = self.image[slots], self.restart[slots], self.done[slots]
+        index = self._index(slots)
+        for tensors in (self.pixels, self.classes):
+            tensors.update({name: tensor[index] for name, tensor in tensors.items()})
+
+    def _starts_of(self, restart):
+        """The start points of one restart, drawn when first needed and kept until the next ones are."""
+        if restart not in self.drawn:
+            # jobs are taken (all but) in the order of their restarts: an older one is hardly asked for again
+            self.drawn = {restart: self.starts[restart].to(self.images.device)}
+        return self.drawn[restart]
+
+    def _index(self, rows):
+        return torch.from_numpy(rows).to(self.images.device)
+
+    def _left(self):
+        """Forward passes, in images, that are left at most."""
+        runs = self.waiting + int((self.rule.runs - self.restart).sum())
+        return runs * (self.rule.iterations + 1) - int(self.done.sum())

@@ -1,0 +1,155 @@
+"""How a trained network fares under one attack: the verdict on every test image, and what it cost."""
+
+import time
+
+import torch
+from torch.nn import functional
+
+from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict
+from .config import fraction
+from .errors import UserError
+from .folding import folded
+from .progress import bar, duration, line
+from .registry import ATTACKS, lookup
+
+# Of a slice of the configuration, what says which cell it is; the rest goes to the attack.
+IDENTITY = ("experiment", "activation", "seed", "attack")
+_NOT_FOR_ATTACK = (*IDENTITY, "method", "dataset", "test_examples", "batch_size", "device", "start_seed")
+_RADII = ("eps", "step")
+# Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
+NOT_IMPLYING_CLEAN = ("thesis_pgd",)
+_SECONDS_BETWEEN_LINES = 20
+
+
+def evaluate(model, images, labels, settings, *, batch_size=None, progress=None):
+    """Attacks every image and counts what stays rightly classified.
+
+    The attack runs on a faster copy of the network that computes the same up to rounding. The verdicts are
+    the network's own: each is its answer to the image that the attack ended with, and where the copy was
+    fooled and the network is not, the attack is run again on the network itself.
+
+    Args:
+        model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
+        images (Tensor): (N, 3, H, W) uint8.
+        labels (Tensor): (N,) int64 true classes.
+        settings (dict): a slice of the configuration: `method`, a name of `kafnets.registry.ATTACKS`, and the
+            attack's own settings (`eps` and `step` as "n/255" or floats). `start_seed` seeds the attack
+            (default 0, so that all networks face the same random starts). Keys that only say which cell
+            of the grid this is are passed over.
+        batch_size (int, optional): images per forward pass.
+        progress (callable, optional): see :func:`kafnets.attacks.pgd`.
+
+    Returns:
+        (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
+
+    Raises:
+        UserError: for an unknown method or wrong settings.
+    """
+    if images.dtype is not torch.uint8:
+        raise ValueError(f"images: expected uint8 pixels, found {images.dtype}")
+    if not len(images):
+        raise UserError("the test set is empty")
+    method = settings.get("method")
+    attack = lookup(ATTACKS, method, "method").load()
+    device = device_of(model, images)
+    batch_size = default_batch_size(device) if batch_size is None else batch_size
+    pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+    labels = labels.to(device)
+    arguments = {"batch_size": batch_size, "seed": settings.get("start_seed", 0), **attack_settings(settings)}
+
+    synchronize(device)
+    started = time.perf_counter()
+    try:
+        result = attack(folded(model), pixels, labels, progress=progress, **arguments)
+        clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
+        queries = result.queries
+        if method not in NOT_IMPLYING_CLEAN:
+            robust &= clean
+            disputed = robust & ~result.robust
+            if disputed.any():
+                again = attack(model, pixels[disputed], labels[disputed], **arguments)
+                robust[disputed] = again.robust
+                queries += again.queries
+    except (TypeError, ValueError) as error:
+        raise UserError(f"attack {settings.get('attack', method)}: {error}") from error
+    synchronize(device)
+    seconds = time.perf_counter() - started
+    correct = int(robust.sum())
+    figures = {
+        "examples": len(images),
+        "correct": correct,
+        "accuracy": correct / len(images),
+        "clean_accuracy": int(clean.sum()) / len(images),
+        "queries": queries,
+        "gradients": result.gradients,
+        "zero_gradient_fraction": zero_gradient_fraction(model, pixels, labels, batch_size),
+        "accuracy_by_iteration": result.accuracy_by_iteration,
+        "wall_seconds": seconds,
+    }
+    verdicts = {"robust": robust.to("cpu", torch.uint8), "clean": clean.to("cpu", torch.uint8)}
+    if result.distances is not None:
+        verdicts["distance"] = result.distances.to("cpu", torch.float32).contiguous()
+    return figures, verdicts
+
+
+def _answers(model, images, adversarial, labels, batch_size):
+    """Whether `model` classifies the images, and the adversarial ones, rightly: (N,) bool each."""
+    with frozen(model):
+        return tuple(is_correct(predict(model, some, batch_size), labels) for some in (images, adversarial))
+
+
+def attack_settings(settings):
+    """The keyword arguments of the attack in a slice of the configuration, radii as floats."""
+    chosen = {key: value for key, value in settings.items() if key not in _NOT_FOR_ATTACK}
+    for key in _RADII:
+        if isinstance(chosen.get(key), str):
+            chosen[key] = fraction(chosen[key])
+    return chosen
+
+
+def zero_gradient_fraction(model, images, labels, batch_size):
+    """The share of images at which the gradient of the cross-entropy with respect to the pixels is exactly 0.
+
+    A gradient attack cannot move such an image from where it is: a saturating activation can look robust
+    without being it (Athalye, Carlini & Wagner 2018, arXiv:1802.00420).
+    """
+    zero = 0
+    with frozen(model):
+        for pixels, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            pixels = pixels.clone().requires_grad_()
+            loss = functional.cross_entropy(model(pixels), targets, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, pixels)
+            zero += int((gradient.flatten(1) == 0).all(1).sum())
+    return zero / len(images)
+
+
+def synchronize(device):
+    """Waits for the GPU, so that a clock read here counts its work."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class AttackProgress:
+    """Shows how far an attack has come: a bar on a terminal, else a line to the log now and then."""
+
+    def __init__(self, name):
+        self.name, self.started = name, time.perf_counter()
+        self.written = self.started
+        self.bar = bar(None, name)
+
+    def __call__(self, done, left, accuracy):
+        now = time.perf_counter()
+        remaining = (now - self.started) * left / done
+        self.bar.total = done + left
+        self.bar.set_postfix_str(f"accuracy {accuracy:.2%}", refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.bar.disable and (now - self.written > _SECONDS_BETWEEN_LINES or not left):
+            self.written = now
+            share = done / (done + left)
+            line(
+                f"{self.name}: {share:4.0%}, accuracy {accuracy:.2%} so far, "
+                f"{duration(now - self.started)} gone, at most {duration(remaining)} left"
+            )
+
+    def close(self):
+        self.bar.close()

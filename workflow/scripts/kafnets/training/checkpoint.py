@@ -1,0 +1,52 @@
+"""The state of an unfinished training on disk.
+
+One file that names the run's settings by a fingerprint, carries its own checksum, and is opened only when
+both agree.
+"""
+
+import hashlib
+import io
+import json
+
+import torch
+
+from ..errors import UserError
+from ..files import atomic_path
+
+_MAGIC = b"kafnets-checkpoint-1\n"
+
+
+def fingerprint(settings):
+    """A short name for `settings` (anything JSON can hold): equal exactly when they are equal."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write(path, state):
+    """Writes `state` (tensors, numbers, strings, lists and dicts of them) atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    content = buffer.getvalue()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(_MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
+
+
+def read(path, expected_fingerprint):
+    """The state in the file `path`, or None when the file is absent or damaged.
+
+    Raises:
+        UserError: when the file belongs to a run with other settings.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    header, digest, body = content[: len(_MAGIC)], content[len(_MAGIC) :][:64], content[len(_MAGIC) + 65 :]
+    if header != _MAGIC or hashlib.sha256(body).hexdigest().encode() != digest:
+        return None
+    state = torch.load(io.BytesIO(body), weights_only=True)
+    if state["fingerprint"] != expected_fingerprint:
+        raise UserError(
+            f"{path}: belongs to a run with other settings ({state['fingerprint']}, "
+            f"this run is {expected_fingerprint}); delete it to train from the start"
+        )
+    return state

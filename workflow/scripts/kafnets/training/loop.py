@@ -1,0 +1,413 @@
+"""The training loop: every step is a function of the settings, the seed and the state of a checkpoint."""
+
+import contextlib
+import signal
+import time
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from .. import progress
+from ..activations.functional import active_backend
+from ..config import fraction
+from ..errors import UserError
+from ..models import create_model
+from ..registry import ADVERSARIES, is_trainable, lookup
+from . import checkpoint, monitor, nonfinite
+from .augmentation import AUGMENTATIONS
+from .schedule import learning_rates
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# A float16 loss scale that had to back off this often in a row is not overflow any more.
+MAX_SKIPPED_STEPS = 20
+
+CHECKPOINT_SECONDS = 60.0
+CLEAN_IMAGES = 1000
+PROBE_SEED = 20200701
+
+
+class Interrupted(Exception):
+    """A signal asked the training to stop; its state is on disk."""
+
+    def __init__(self, signal_number):
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+def initial_model(settings):
+    """The network of a run before its first step.
+
+    Args:
+        settings (dict): the run's settings; `seed`, `architecture`, `activation`, `num_classes`,
+            `architecture_arguments` and `activation_arguments` are read.
+
+    Returns:
+        nn.Module on the CPU: the same weights for the same settings. Torch's global random state is set
+        to `seed`.
+    """
+    torch.manual_seed(settings["seed"])
+    return create_model(
+        settings["architecture"],
+        activation=settings["activation"],
+        num_classes=settings["num_classes"],
+        activation_arguments=settings["activation_arguments"],
+        **settings["architecture_arguments"],
+    )
+
+
+def parameter_groups(model, l2):
+    """The optimiser's groups: kernels with their L2 penalty, everything else without.
+
+    Args:
+        model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases, normalisations and
+            trainable activations are never penalised.
+        l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
+            2 l2 w, hence torch's weight decay is twice that factor.
+    """
+    kernels = {"conv": [], "dense": []}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            kernels["conv"].append(module.weight)
+        elif isinstance(module, nn.Linear):
+            kernels["dense"].append(module.weight)
+    penalised = {id(weight) for weights in kernels.values() for weight in weights}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in penalised]
+    groups = [{"params": weights, "weight_decay": 2 * l2[kind]} for kind, weights in kernels.items()]
+    return [group for group in [*groups, {"params": rest, "weight_decay": 0.0}] if group["params"]]
+
+
+class Training:
+    """One run: its network, its data on the device, and all that a step needs.
+
+    Args:
+        settings (dict): the run's settings (see `config.yaml`, one cell of the grid).
+        dataset (kafnets.data.Dataset): uint8 images.
+        device (torch.device): where to compute.
+    """
+
+    def __init__(self, settings, dataset, device):
+        self.settings, self.options, self.device = settings, settings["training"], device
+        self.images = dataset.train_images.to(device)
+        self.labels = dataset.train_labels.to(device)
+        model = initial_model(settings)
+        self.parameters = count_parameters(model)
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        self.optimizer = torch.optim.SGD(
+            parameter_groups(self.model, self.options["l2"]), lr=0.0, momentum=self.options["momentum"]
+        )
+        precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
+        self.autocast = {"device_type": device.type, "dtype": precision, "enabled": precision is not None}
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+        self.augment = AUGMENTATIONS[self.options["augmentation"]]
+        adversary = dict(self.options["adversary"])
+        self.adversary = lookup(ADVERSARIES, adversary.pop("name"), "adversary").load()
+        self.adversary_settings = {name: fraction(value) for name, value in adversary.items()}
+        self.steps_per_epoch = -(-len(self.labels) // self.options["batch_size"])
+        self.skipped = 0
+
+    def order(self, epoch):
+        """The images of `epoch` in their order, a function of the seed and the epoch alone."""
+        # hashed together, because torch's generator on the CPU reads no more than 32 bits of a seed
+        seed = int(np.random.SeedSequence([self.settings["seed"], epoch]).generate_state(1)[0])
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(len(self.labels), generator=generator).to(self.device)
+
+    def batch(self, order, step):
+        """The augmented images, float in [0, 1], and the labels of one step."""
+        size = self.options["batch_size"]
+        chosen = order[step * size : (step + 1) * size]
+        images = self.augment(self.images[chosen])
+        images = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+        return images, self.labels[chosen]
+
+    def loss(self, images, labels, reduction):
+        """The network's logits and cross-entropy on a batch, under mixed precision where it is on."""
+        with torch.autocast(**self.autocast):
+            logits = self.model(images)
+            return logits, functional.cross_entropy(logits.float(), labels, reduction=reduction)
+
+    def step(self, images, labels, learning_rate, where):
+        """One update of the weights.
+
+        Args:
+            images, labels (Tensor): a clean batch.
+            learning_rate (float): of this step.
+            where (str): the epoch and step in words, for an error.
+
+        Returns:
+            Tensor of shape (4,): images seen, their summed loss, how many were classified correctly (on the
+            perturbed images), and the gradient norm times the images seen.
+
+        Raises:
+            UserError: when the loss or a gradient is not finite; names `where` and the layer.
+        """
+        scale = self.scaler.get_scale()  # 1.0 unless the precision is float16
+        with parameters_frozen(self.model):
+            images = self.adversary(
+                lambda perturbed: self.loss(perturbed, labels, "sum")[1] * scale,
+                images,
+                **self.adversary_settings,
+            )
+        logits, loss = self.loss(images, labels, "mean")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm(
+            [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        )
+        self._refuse_nonfinite(loss, norm, images, where)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        count = len(labels)
+        correct = (logits.argmax(1) == labels).sum()
+        seen = torch.full_like(norm, count)
+        return torch.stack([seen, loss.detach() * count, correct.to(norm.dtype), norm * count]).double()
+
+    def _refuse_nonfinite(self, loss, norm, images, where):
+        if torch.isfinite(loss + norm):
+            self.skipped = 0
+            return
+        if self.scaler.is_enabled() and torch.isfinite(loss) and self.skipped < MAX_SKIPPED_STEPS:
+            self.skipped += 1  # an overflow that the loss scale mends by itself
+            return
+        raise UserError(
+            f"training stopped at {where}: {nonfinite.describe(self.model, images)}; "
+            f"a lower learning rate than {self.options['learning_rate']} may help"
+        )
+
+    def state(self):
+        """All that the next step depends on."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "skipped": self.skipped,
+        }
+        if self.device.type == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state):
+        """Puts back what :meth:`state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.skipped = state["skipped"]
+        if self.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        torch.set_rng_state(state["random"])
+
+
+@contextlib.contextmanager
+def parameters_frozen(model):
+    """No gradients of the parameters within the block: an attack's pass needs the images' alone."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def count_parameters(model):
+    """Trainable parameters in all, and those of the activations among them."""
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    trainable = sum(parameter.numel() for parameter in model.parameters())
+    others = sum(
+        parameter.numel()
+        for module in model.modules()
+        if isinstance(module, kinds)
+        for parameter in module.parameters()
+    )
+    return {"trainable": trainable, "activation": trainable - others}
+
+
+class Monitor:
+    """The end-of-epoch measurements on fixed images; they draw nothing from the training's random numbers."""
+
+    def __init__(self, settings, dataset, device):
+        options = settings["training"]["monitor"]
+        self.every, self.iterations = options["every"], options["iterations"]
+        self.epochs = settings["training"]["epochs"] + settings["training"]["tail"]["epochs"]
+        self.eps = fraction(options["eps"])
+        generator = torch.Generator().manual_seed(PROBE_SEED)
+        held_out = torch.randperm(len(dataset.test_labels), generator=generator)[: options["examples"]]
+        clean = torch.randperm(len(dataset.train_labels), generator=generator)[:CLEAN_IMAGES]
+        self.held_out = (
+            _floats(dataset.test_images[held_out], device),
+            dataset.test_labels[held_out].to(device),
+        )
+        self.clean = _floats(dataset.train_images[clean], device), dataset.train_labels[clean].to(device)
+
+    def __call__(self, model, epoch):
+        """The history's measured columns after `epoch`; the probe's are None in the epochs between."""
+        row = {"probe_fgsm_accuracy": None, "probe_pgd_accuracy": None}
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
+            fgsm, full = monitor.probe(model, *self.held_out, self.eps, self.iterations)
+            row = {"probe_fgsm_accuracy": fgsm, "probe_pgd_accuracy": full}
+        return {"clean_accuracy": monitor.clean_accuracy(model, *self.clean), **row}
+
+
+def _floats(images, device):
+    return images.to(device).float().div_(255)
+
+
+class SignalFlag:
+    """Remembers a request to stop, so that the step under way can end (use as a context manager)."""
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __enter__(self):
+        self.received = None
+        self.previous = [signal.signal(number, self._receive) for number in self.signals]
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in zip(self.signals, self.previous, strict=True):
+            signal.signal(number, handler)
+
+    def _receive(self, number, _):
+        self.received = number
+
+
+def run_fingerprint(settings, dataset, device):
+    """A short name of all that decides a run's weights: settings, data, and how a KAF is computed."""
+    backend = kaf_backend(settings, device)
+    return checkpoint.fingerprint({"settings": settings, "data": dataset.sha256, "kaf_backend": backend})
+
+
+def kaf_backend(settings, device):
+    """The implementation that computes this run's KAFs on `device`; None for a fixed activation."""
+    return active_backend(device) if is_trainable(settings["activation"]) else None
+
+
+def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPOINT_SECONDS):
+    """Trains one network from its settings, or from where an interrupted run of the same settings stopped.
+
+    On the CPU a run interrupted at any moment and resumed ends with the weights of an uninterrupted one,
+    bit for bit (with the same number of threads).
+
+    Args:
+        settings (dict): one cell of the grid.
+        dataset (kafnets.data.Dataset): the data the settings name.
+        device (torch.device): where to compute.
+        checkpoint_path (Path): the state of the unfinished run, written at the end of every epoch, every
+            `checkpoint_seconds` within one and on SIGTERM or SIGINT. It is the caller's to delete at the end.
+        checkpoint_seconds (float): seconds between two checkpoints within an epoch.
+
+    Returns:
+        (nn.Module, list of dict, dict): the trained network, one row an epoch, and `parameters`,
+        `kaf_backend`, `seconds`.
+
+    Raises:
+        UserError: when the loss or a gradient is not finite, or the checkpoint is another run's.
+        Interrupted: after a signal, with the state saved.
+    """
+    name = run_fingerprint(settings, dataset, device)
+    training = Training(settings, dataset, device)
+    measure = Monitor(settings, dataset, device)
+    rates = learning_rates(training.options, training.steps_per_epoch)
+    position = {
+        "epoch": 0,
+        "step": 0,
+        "sums": torch.zeros(4, dtype=torch.float64),
+        "history": [],
+        "seconds": 0.0,
+    }
+    saved = checkpoint.read(checkpoint_path, name)
+    if saved is not None:
+        training.restore(saved["training"])
+        position = saved["position"]
+        progress.line(f"resuming at epoch {position['epoch'] + 1}, step {position['step'] + 1}")
+    clock = _Clock(position["seconds"])
+
+    def save(epoch, step, sums, history):
+        position = {"epoch": epoch, "step": step, "sums": sums.cpu(), "history": history}
+        position["seconds"] = clock.total()
+        checkpoint.write(
+            checkpoint_path, {"fingerprint": name, "training": training.state(), "position": position}
+        )
+
+    epochs = len(rates) // training.steps_per_epoch
+    history, first_step, sums = position["history"], position["step"], position["sums"].to(device)
+    with SignalFlag() as stop, progress.bar(len(rates), _label(settings)) as bar:
+        bar.update(position["epoch"] * training.steps_per_epoch + first_step)
+        last_save = time.monotonic()
+        for epoch in range(position["epoch"], epochs):
+            order = training.order(epoch)
+            for step in range(first_step, training.steps_per_epoch):
+                rate = rates[epoch * training.steps_per_epoch + step]
+                where = f"epoch {epoch + 1}, step {step + 1} of {training.steps_per_epoch}"
+                sums += training.step(*training.batch(order, step), rate, where)
+                bar.update()
+                if stop.received or time.monotonic() - last_save > checkpoint_seconds:
+                    save(epoch, step + 1, sums, history)
+                    last_save = time.monotonic()
+                if stop.received:
+                    raise Interrupted(stop.received)
+            rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
+            row = _row(training, epoch, rate, sums, measure, clock, history)
+            history.append(row)
+            first_step, sums = 0, torch.zeros_like(sums)
+            save(epoch + 1, 0, sums, history)
+            last_save = time.monotonic()
+            progress.line(_describe(settings, row, epochs))
+            if stop.received:
+                raise Interrupted(stop.received)
+    return (
+        training.model,
+        history,
+        {
+            "parameters": training.parameters,
+            "kaf_backend": kaf_backend(settings, device),
+            "seconds": clock.total(),
+        },
+    )
+
+
+class _Clock:
+    """Seconds of computing, over interruptions."""
+
+    def __init__(self, before):
+        self.before, self.start = before, time.monotonic()
+
+    def total(self):
+        return self.before + time.monotonic() - self.start
+
+
+def _row(training, epoch, rate, sums, measure, clock, history):
+    seen, loss, correct, norm = sums.tolist()
+    measured = measure(training.model, epoch)
+    return {
+        "epoch": epoch + 1,
+        "phase": "cycle" if epoch < training.options["epochs"] else "tail",
+        "learning_rate": rate,
+        "loss": loss / seen,
+        "fgsm_accuracy": correct / seen,
+        **measured,
+        "gradient_norm": norm / seen,
+        "seconds": clock.total() - sum(earlier["seconds"] for earlier in history),
+    }
+
+
+def _label(settings):
+    return f"{settings['experiment']}/{settings['activation']}/seed{settings['seed']}"
+
+
+def _describe(settings, row, epochs):
+    left = (epochs - row["epoch"]) * row["seconds"]
+    robust = row["probe_pgd_accuracy"]
+    held_out = "" if robust is None else f"  held-out PGD {robust:.3f}"
+    return (
+        f"{_label(settings)}  epoch {row['epoch']}/{epochs}  loss {row['loss']:.4f}  "
+        f"train {row['fgsm_accuracy']:.3f}  clean {row['clean_accuracy']:.3f}{held_out}  "
+        f"{row['seconds']:.1f} s  left {progress.duration(left)}"
+    )
