@@ -1,0 +1,1 @@
+"""Figures as pure functions of records: each module draws one kind and returns a matplotlib figure."""

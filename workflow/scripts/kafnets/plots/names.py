@@ -1,0 +1,134 @@
+"""Names beside points, placed so that none covers another name, a point or an error bar."""
+
+from math import cos, pi, sin
+
+from matplotlib.patheffects import withStroke
+from matplotlib.transforms import Bbox
+
+from . import style
+
+# All lengths in points (1/72 inch).
+RADIUS = 3.5  # of a marker
+PADDING = 1.0  # around a name
+DISTANCES = (1.0, 4.0, 8.0, 13.0, 19.0, 26.0, 34.0)  # of a name from its marker's edge
+DIRECTIONS = 16
+FREE = 5.0  # up to here a name needs no leader line
+SWEEPS = 8
+
+# What a square point of overlap costs against a point of distance.
+COST_NAME, COST_POINT, COST_BAR = 50.0, 20.0, 4.0
+
+
+def write(drawn, axes, points, occupied=(), size=7):
+    """Writes a name beside each point, with a leader line where it had to go further away.
+
+    The layout is fixed from here on. Each name in turn takes the cheapest of a ring of places, given where
+    the others are, until none moves.
+
+    Args:
+        drawn, axes: the figure, complete but for the names.
+        points: name -> (x, y, half width, half height) of a point and its error bars, in data coordinates.
+        occupied: (x, y) of further points that names must not cover.
+        size: of the font.
+
+    Returns:
+        the list of the names' boxes, in points from the figure's corner.
+    """
+    drawn.draw_without_rendering()  # the layout, which the places depend on
+    drawn.set_layout_engine("none")
+    scale = 72 / drawn.dpi
+    renderer = drawn.canvas.get_renderer()
+
+    def place(x, y):
+        return axes.transData.transform((x, y)) * scale
+
+    centres = [place(x, y) for x, y, _, _ in points.values()]
+    markers = [_around(centre, RADIUS) for centre in [*centres, *(place(x, y) for x, y in occupied)]]
+    bars = [
+        Bbox([place(x - across, y - up), place(x + across, y + up)]).padded(0.5)
+        for x, y, width, height in points.values()
+        for across, up in ((width, 0), (0, height))
+        if across or up
+    ]
+    texts = [axes.text(x, y, style.label(name), fontsize=size) for name, (x, y, _, _) in points.items()]
+    extents = [text.get_window_extent(renderer) for text in texts]
+    sizes = [(extent.width * scale + 2 * PADDING, extent.height * scale + 2 * PADDING) for extent in extents]
+    for text in texts:
+        text.remove()
+    frame = Bbox(axes.get_window_extent(renderer).get_points() * scale)
+
+    options = [_options(centre, size) for centre, size in zip(centres, sizes, strict=True)]
+    fixed = [[cost + _fixed_cost(box, frame, markers, bars) for cost, box in ring] for ring in options]
+    chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
+    for _ in range(SWEEPS):
+        before = list(chosen)
+        for i, ring in enumerate(options):
+            others = [options[j][chosen[j]][1] for j in range(len(options)) if j != i]
+            chosen[i] = min(
+                range(len(ring)),
+                key=lambda k, i=i, ring=ring, others=others: (
+                    fixed[i][k] + COST_NAME * _overlap(ring[k][1], others)
+                ),
+            )
+        if chosen == before:
+            break
+    boxes = [ring[k][1] for ring, k in zip(options, chosen, strict=True)]
+    for (name, (x, y, _, _)), centre, box in zip(points.items(), centres, boxes, strict=True):
+        _write(axes, name, (x, y), centre, box, size)
+    return boxes
+
+
+def _around(centre, radius):
+    return Bbox([centre - radius, centre + radius])
+
+
+def _options(centre, size):
+    """The places a name of that size may take around its point: (distance, box)."""
+    (x, y), (width, height) = centre, size
+    ring = []
+    for distance in DISTANCES:
+        for direction in range(DIRECTIONS):
+            angle = 2 * pi * direction / DIRECTIONS
+            # the box touches the circle of that distance with the side or corner that faces the point
+            right, up = cos(angle) * (RADIUS + distance), sin(angle) * (RADIUS + distance)
+            left = x + right - width * (1 - cos(angle)) / 2
+            low = y + up - height * (1 - sin(angle)) / 2
+            ring.append((distance, Bbox.from_bounds(left, low, width, height)))
+    return ring
+
+
+def _fixed_cost(box, frame, markers, bars):
+    outside = box.width * box.height - _overlap(box, [frame])
+    crowding = COST_POINT * _overlap(box, markers) + COST_BAR * _overlap(box, bars)
+    return COST_NAME * outside + crowding
+
+
+def _overlap(box, others):
+    """The area that a box shares with others."""
+    return sum(
+        max(0.0, min(box.x1, other.x1) - max(box.x0, other.x0))
+        * max(0.0, min(box.y1, other.y1) - max(box.y0, other.y0))
+        for other in others
+    )
+
+
+def _write(axes, name, point, centre, box, size):
+    offset = ((box.x0 + box.x1) / 2 - centre[0], (box.y0 + box.y1) / 2 - centre[1])
+    edge = (min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1))
+    gap = ((edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2) ** 0.5 - RADIUS
+    if gap > FREE:
+        end = (edge[0] - centre[0], edge[1] - centre[1])
+        leader = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
+        axes.annotate("", point, end, textcoords="offset points", arrowprops=leader, zorder=3)
+    axes.annotate(
+        style.label(name),
+        point,
+        offset,
+        textcoords="offset points",
+        ha="center",
+        va="center",
+        fontsize=size,
+        color=style.colour(name),
+        path_effects=[withStroke(linewidth=1.5, foreground="white")],
+        zorder=5,
+    )
