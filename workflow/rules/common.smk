@@ -1,0 +1,336 @@
+# The configuration, checked; the grid; and where its files are. Everything else reads these names.
+import functools
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+ROOT = Path(workflow.basedir)
+SCRIPTS = ROOT / "workflow" / "scripts"
+sys.path.insert(0, str(SCRIPTS))
+
+from kafnets import registry
+from kafnets.config import (
+    cells,
+    evaluation_settings,
+    is_published,
+    lr_range_settings,
+    table_settings,
+    training_settings,
+)
+from kafnets.errors import UserError
+from kafnets.validation import typed, validate
+from snakemake.utils import update_config
+
+PUBLISHED = "workflow/resources/thesis_results.yaml"
+
+update_config(config, typed(dict(workflow.config_settings.config)))
+try:
+    validate(
+        config,
+        ROOT / "workflow" / "schemas" / "config.schema.yaml",
+        ROOT / PUBLISHED,
+    )
+except UserError as error:
+    # One line, before any job starts; a raised exception would come with a traceback.
+    print(f"error in the configuration: {error}", file=sys.stderr)
+    sys.stderr.flush()
+    os._exit(2)
+
+OUT = config["output"]
+CELLS = cells(config)
+ATTACKS = config["evaluation"]["run"]
+SCRIPT = "workflow/scripts"
+
+# Where a job computes. It is no setting: it never makes a finished result stale.
+GPU = config["device"] == "cuda" or (
+    config["device"] == "auto" and shutil.which("nvidia-smi") is not None
+)
+DEVICE = config["device"]
+
+
+# Some experiments train their networks, some judge published ones.
+PUBLISHED_EXPERIMENTS = [
+    name for name in config["experiments"] if is_published(config, name)
+]
+TRAINED_EXPERIMENTS = [
+    name for name in config["experiments"] if name not in PUBLISHED_EXPERIMENTS
+]
+
+
+def one_of(names):
+    """A wildcard's pattern: one of `names`, or nothing at all where there is none."""
+    return "|".join(names) or "(?!)"
+
+
+wildcard_constraints:
+    experiment="[a-z][a-z0-9_]*",
+    activation="[a-z][a-z0-9_]*",
+    attack="[a-z][a-z0-9_]*",
+    dataset="[a-z][a-z0-9_]*",
+    seed="[0-9]+",
+
+
+def library(*parts):
+    """The library files that a step runs, as inputs: an edit makes its results stale, a touch does not."""
+    folder = SCRIPTS / "kafnets"
+    found = [
+        path
+        for part in parts
+        for path in (
+            [folder / part] if part.endswith(".py") else (folder / part).rglob("*")
+        )
+    ]
+    return sorted(
+        str(path.relative_to(ROOT)) for path in found if path.suffix in (".py", ".cpp")
+    )
+
+
+def code(files):
+    """The library files of a step of the grid as one checksum, a parameter: an edit makes results stale, a touch
+    does not. As inputs they would do the same, but be most of the graph: thirty for each of the grid's jobs.
+    """
+    digest = hashlib.sha256()
+    for name in files:
+        digest.update(name.encode() + (ROOT / name).read_bytes())
+    return digest.hexdigest()
+
+
+# registry.py and config.py only look names up; what they say about a cell is in the rules' params.
+BASE_LIBRARY = library(
+    "data/__init__.py",
+    "data/dataset.py",
+    "files.py",
+    "device.py",
+    "records.py",
+    "errors.py",
+    "cli.py",
+    "progress.py",
+)
+MODEL_LIBRARY = library("activations", "models")
+ATTACK_BASE = library(
+    "attacks/__init__.py", "attacks/clean.py", "attacks/common.py", "attacks/pgd.py"
+)
+
+
+def cell_folder(kind, experiment, activation, seed):
+    return f"{OUT}/{kind}/{experiment}/{activation}/seed{seed}"
+
+
+def training_files(cell):
+    folder = cell_folder("models", *cell)
+    history = {"history": f"{folder}/history.csv"}
+    return {
+        "model": f"{folder}/model.safetensors",
+        **({} if cell[0] in PUBLISHED_EXPERIMENTS else history),
+        "record": f"{folder}/record.json",
+    }
+
+
+def evaluation_files(cell, attack):
+    folder = cell_folder("evaluations", *cell)
+    return {
+        "record": f"{folder}/{attack}.json",
+        "verdicts": f"{folder}/{attack}.safetensors",
+    }
+
+
+def prepared_data(wildcards):
+    # Large, so compared by date only; its record carries its checksum and is compared by content.
+    return ancient(prepared_record(wildcards).replace(".json", ".safetensors"))
+
+
+def prepared_record(wildcards):
+    return f"{OUT}/data/{config['experiments'][wildcards.experiment]['dataset']}.json"
+
+
+def registered(wildcards):
+    """What the registry says of a cell: a change there makes this cell stale, and no other."""
+    experiment = config["experiments"][wildcards.experiment]
+    return json.dumps(
+        [
+            str(registry.ACTIVATIONS[wildcards.activation]),
+            str(registry.ARCHITECTURES[experiment["architecture"]]),
+        ]
+    )
+
+
+EVALUATION_RECORDS = [
+    evaluation_files(cell, attack)["record"] for cell in CELLS for attack in ATTACKS
+]
+
+
+# -- data.smk
+ARCHIVE = f"{OUT}/data/raw/cifar-10-python.tar.gz"
+
+
+def raw_data(wildcards):
+    """The raw files of a data set; none when a package bundles them."""
+    if wildcards.dataset != "cifar10":
+        return []
+    return config["data"]["cifar10"]["source"] or ARCHIVE
+
+
+# -- published.smk
+def published_archive(wildcards):
+    """Where an archive of the thesis's author is, as options of download_published.py."""
+    published = config["data"]["published"]
+    name = registry.PUBLISHED[wildcards.activation]
+    archive = published["archives"][wildcards.activation]
+    return [
+        *("--url", f"{published['url']}/{name}.zip"),
+        *("--bytes", str(archive["bytes"])),
+        *("--sha256", archive["sha256"]),
+    ]
+
+
+def published_weights(wildcards):
+    """The converted weights of one row: in the folder that the configuration names, or made here."""
+    source = config["data"]["published"]["source"]
+    if source is None:
+        return f"{OUT}/data/published/{wildcards.activation}.safetensors"
+    return f"{source}/{registry.PUBLISHED[wildcards.activation]}.safetensors"
+
+
+# -- evaluate.smk
+@functools.cache
+def attack_code(attack):
+    """The library files that an attack runs, its own module beside what all share, as one checksum."""
+    method = config["evaluation"]["attacks"][attack]["method"]
+    source = (
+        registry.ATTACKS[method]
+        .target.partition(":")[0]
+        .removeprefix("kafnets.")
+        .replace(".", "/")
+        + ".py"
+    )
+    return code(
+        [
+            *BASE_LIBRARY,
+            *MODEL_LIBRARY,
+            *ATTACK_BASE,
+            *library("evaluation.py", "folding.py", source),
+        ]
+    )
+
+
+# -- report.smk
+MANIFEST = f"{OUT}/manifest.jsonl"
+SUMMARY = f"{OUT}/summary.csv"
+TABLES = [
+    f"{OUT}/tables/{name}.{kind}"
+    for name in config["run"]
+    for kind in ("tex", "csv", "md")
+]
+REPORT_LIBRARY = library("summary.py", "tables.py", "files.py", "errors.py", "cli.py")
+PLOT_BASE = library(
+    "summary.py",
+    "plots/__init__.py",
+    "plots/names.py",
+    "plots/style.py",
+    "files.py",
+    "errors.py",
+    "cli.py",
+)
+# the shapes of the first seed's KAFs: one picture for each row of a table
+KAF_CELLS = [
+    cell
+    for cell in CELLS
+    if registry.is_trainable(cell[1]) and cell[2] == config["seeds"][0]
+]
+PLOTS = [
+    f"{OUT}/plots/{name}/{kind}.pdf"
+    for name in config["run"]
+    for kind in (
+        ("tradeoff", "iterations")
+        if name in PUBLISHED_EXPERIMENTS
+        else ("tradeoff", "history", "iterations", "schedule")
+    )
+] + [
+    f"{OUT}/plots/{name}/kafs_{activation}_seed{seed}.pdf"
+    for name, activation, seed in KAF_CELLS
+]
+LR_RANGE_PLOTS = [
+    f"{OUT}/plots/{name}/lr_range.pdf"
+    for name in config["run"]
+    if name in TRAINED_EXPERIMENTS
+]
+
+
+def manifest_line(cell, attacks=ATTACKS):
+    """One cell: where its files are, and the settings that its records must carry."""
+    experiment, activation, seed = cell
+    files = training_files(cell)
+    return {
+        "experiment": experiment,
+        "activation": activation,
+        "seed": seed,
+        "architecture": config["experiments"][experiment]["architecture"],
+        "dataset": config["experiments"][experiment]["dataset"],
+        "training_record": files["record"],
+        "history": files.get("history"),
+        "training_settings": training_settings(config, *cell),
+        "evaluations": {
+            attack: {
+                **evaluation_files(cell, attack),
+                "settings": evaluation_settings(config, *cell, attack),
+            }
+            for attack in attacks
+        },
+    }
+
+
+def manifest():
+    return "".join(json.dumps(manifest_line(cell)) + "\n" for cell in CELLS)
+
+
+def write_text(text, path, log):
+    Path(path).write_text(text)
+    Path(log).write_text(f"{path}: {text.count(chr(10))} lines\n")
+
+
+def settings_of_tables(wildcards):
+    return json.dumps(table_settings(config, wildcards.experiment))
+
+
+def settings_of_schedules(wildcards):
+    chosen = config["experiments"][wildcards.experiment]
+    return json.dumps(
+        {
+            "title": chosen["title"],
+            "activations": {
+                activation: training_settings(
+                    config, wildcards.experiment, activation, config["seeds"][0]
+                )["training"]
+                for activation in chosen["activations"]
+            },
+        }
+    )
+
+
+def cells_of(wildcards):
+    return [cell for cell in CELLS if cell[0] == wildcards.experiment]
+
+
+def histories(wildcards):
+    return [
+        path for cell in cells_of(wildcards) for path in training_files(cell).values()
+    ]
+
+
+def headline_records(wildcards):
+    attack = config["evaluation"]["headline"]
+    return [
+        path
+        for cell in cells_of(wildcards)
+        for path in evaluation_files(cell, attack).values()
+    ]
+
+
+def lr_range_files(kind):
+    return lambda wildcards: [
+        f"{OUT}/lr_range/{wildcards.experiment}/{activation}.{kind}"
+        for activation in config["experiments"][wildcards.experiment]["activations"]
+    ]

@@ -1,0 +1,52 @@
+# Data sets, prepared once.
+#   in:  the official archive (downloaded, or data.<name>.source), or what a Python package bundles
+#   out: {OUT}/data/{dataset}.safetensors (uint8 images, labels) and {dataset}.json (its checksum)
+
+
+# On a cluster these run on the submitting host: it has the internet, and nothing waits in a queue for seconds
+# of work.
+localrules:
+    download_cifar10,
+    prepare_data,
+
+
+rule download_cifar10:
+    input:
+        script=f"{SCRIPT}/download_cifar10.py",
+    output:
+        protected(ARCHIVE),
+    log:
+        f"{OUT}/logs/data/download_cifar10.log",
+    benchmark:
+        f"{OUT}/benchmarks/data/download_cifar10.jsonl"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="1h",
+    shell:
+        "python {input.script} --output {output:q} > {log:q} 2>&1"
+
+
+rule prepare_data:
+    input:
+        raw=raw_data,
+        script=f"{SCRIPT}/prepare_data.py",
+        library=library("data", "files.py", "errors.py", "cli.py"),
+    output:
+        data=f"{OUT}/data/{{dataset}}.safetensors",
+        record=f"{OUT}/data/{{dataset}}.json",
+    log:
+        f"{OUT}/logs/data/prepare_{{dataset}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/data/prepare_{{dataset}}.jsonl"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        source=lambda wildcards, input: ["--source", input.raw] if input.raw else [],
+    shell:
+        "python {input.script} --dataset {wildcards.dataset} {params.source:q}"
+        " --output {output.data:q} --record {output.record:q} > {log:q} 2>&1"

@@ -1,0 +1,36 @@
+# One attack on one network.
+#   in:  {OUT}/models/.../model.safetensors, {OUT}/data/{dataset}.safetensors
+#   out: {OUT}/evaluations/{experiment}/{activation}/seed{seed}/ {attack}.json, {attack}.safetensors (verdicts)
+
+
+rule evaluate:
+    input:
+        model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
+        model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
+        data=prepared_data,
+        data_record=prepared_record,
+        script=f"{SCRIPT}/evaluate.py",
+    output:
+        record=f"{OUT}/evaluations/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.json",
+        verdicts=f"{OUT}/evaluations/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.safetensors",
+    log:
+        f"{OUT}/logs/evaluate/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/evaluate/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.jsonl"
+    conda:
+        "../../envs/train.yaml"
+    threads: 1
+    resources:
+        device=DEVICE,
+        batch_size=config["evaluation"]["batch_size"],
+        gpu=int(GPU),
+        mem_mb=6000,
+        runtime="6h",
+    params:
+        settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
+        code=lambda wildcards: attack_code(wildcards.attack),
+    shell:
+        "python {input.script} --settings {params.settings:q} --model {input.model:q}"
+        " --model-record {input.model_record:q} --data {input.data:q}"
+        " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"
+        " --device {resources.device} --threads {threads} > {log:q} 2>&1"

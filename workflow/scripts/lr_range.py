@@ -1,0 +1,48 @@
+"""Runs the learning-rate range test of one activation."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from kafnets import cli, records
+from kafnets.data import load
+from kafnets.device import resolve
+from kafnets.files import atomic_path, write_json
+from kafnets.training.lr_range import lr_range, suggest
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
+    parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
+    parser.add_argument("--csv", required=True, type=Path, help="written: one row a step")
+    parser.add_argument("--json", required=True, type=Path, help="written: the suggested range")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = cli.settings_argument(arguments.settings)
+    device = resolve(arguments.device)
+    dataset = load(arguments.data, train_examples=settings["train_examples"])
+    rows = lr_range(settings, dataset, device)
+    with atomic_path(arguments.csv) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=["step", "learning_rate", "loss", "smoothed_loss"])
+        writer.writeheader()
+        writer.writerows(rows)
+    write_json(
+        arguments.json,
+        {
+            "kind": "lr_range",
+            **{name: settings[name] for name in ("experiment", "activation", "seed")},
+            "settings": settings,
+            "environment": records.environment(device),
+            "finished": records.now(),
+            "suggested": suggest(rows),
+        },
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

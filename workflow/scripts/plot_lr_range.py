@@ -1,0 +1,43 @@
+"""Draws learning-rate range tests: one panel for each pair of files of lr_range.py."""
+
+import argparse
+import csv
+
+from kafnets import cli
+from kafnets.errors import UserError
+from kafnets.files import read_json
+from kafnets.plots import lr_range, style
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--csv", required=True, nargs="+", help="the losses of each test")
+    parser.add_argument("--json", required=True, nargs="+", help="the record of each test, in the same order")
+    parser.add_argument("--pdf", required=True)
+    parser.add_argument("--png", required=True)
+    arguments = parser.parse_args()
+
+    if len(arguments.csv) != len(arguments.json):
+        raise UserError(f"--json: {len(arguments.csv)} files are needed, one for each of --csv")
+    tests = []
+    for losses, path in zip(arguments.csv, arguments.json, strict=True):
+        record = read_json(path)
+        tests.append((record["activation"], read_losses(losses), record["suggested"]))
+    style.save(lr_range.draw(tests), arguments.pdf, arguments.png)
+
+
+def read_losses(path):
+    """The columns of a test's CSV file as lists.
+
+    Raises:
+        UserError: when the test ended before its first step.
+    """
+    with open(path, newline="") as file:
+        rows = list(csv.DictReader(file))
+    if not rows:
+        raise UserError(f"{path}: the test ended at its first step; lower lr_range.min in config.yaml")
+    return {name: [float(row[name]) for row in rows] for name in ("learning_rate", "loss", "smoothed_loss")}
+
+
+if __name__ == "__main__":
+    cli.run(main)

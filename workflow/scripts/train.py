@@ -1,0 +1,90 @@
+"""Trains one network of the grid.
+
+    python workflow/scripts/train.py --settings run.yaml --data results/data/cifar10.safetensors \\
+        --model model.safetensors --history history.csv --record record.json
+
+Killed at any moment and called again, it goes on where it was.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from kafnets import cli, records
+from kafnets.data import load
+from kafnets.device import resolve
+from kafnets.files import atomic_path, sha256, write_json
+from kafnets.models import save_model
+from kafnets.training import train
+from kafnets.training.loop import Interrupted, run_fingerprint
+from kafnets.training.monitor import catastrophic_overfitting
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
+    parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
+    parser.add_argument("--model", required=True, type=Path, help="written: the weights")
+    parser.add_argument("--history", required=True, type=Path, help="written: one row an epoch")
+    parser.add_argument("--record", required=True, type=Path, help="written: what was done, where, how long")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="CPU threads; weights are equal for equal threads"
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = cli.settings_argument(arguments.settings)
+    device = resolve(arguments.device)
+    dataset = load(arguments.data, train_examples=settings["train_examples"])
+    checkpoint_path = arguments.model.parent / f"resume-{run_fingerprint(settings, dataset, device)}.ckpt"
+    started = records.now()
+    try:
+        model, history, facts = train(settings, dataset, device, checkpoint_path)
+    except Interrupted as signal_name:
+        print(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
+        return signal_name.exit_code
+    save_model(model, arguments.model)
+    write_history(arguments.history, history)
+    write_json(
+        arguments.record,
+        {
+            "kind": "training",
+            **{name: settings[name] for name in ("experiment", "activation", "seed")},
+            "settings": settings,
+            "environment": {**records.environment(device), "kaf_backend": facts["kaf_backend"]},
+            "started": started,
+            "finished": records.now(),
+            "wall_seconds": facts["seconds"],
+            "peak_memory_bytes": records.peak_memory_bytes(device),
+            "parameters": facts["parameters"],
+            "final": history[-1],
+            "catastrophic_overfitting": catastrophic_overfitting(history),
+            "data_sha256": dataset.sha256,
+            "model_sha256": sha256(arguments.model),
+            "history_sha256": sha256(arguments.history),
+        },
+    )
+    checkpoint_path.unlink(missing_ok=True)
+    remove_leftovers(checkpoint_path, arguments.model, arguments.history, arguments.record)
+    return 0
+
+
+def remove_leftovers(*paths):
+    """What a process left that was killed while it wrote one of these files."""
+    for path in paths:
+        for leftover in path.parent.glob(f".{path.name}.*"):
+            leftover.unlink(missing_ok=True)
+
+
+def write_history(path, history):
+    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+
+
+if __name__ == "__main__":
+    cli.run(main)
