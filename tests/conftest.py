@@ -1,0 +1,94 @@
+"""What the tests share."""
+
+import datetime
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+# Set before torch is imported: test processes run side by side, and one thread each is fastest then.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+STARTED = time.monotonic()
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def cifar10_folder(tmp_path_factory):
+    """The official folder cifar-10-batches-py: from $KAFNETS_CIFAR10, else unpacked from ../shared/data."""
+    given = os.environ.get("KAFNETS_CIFAR10")
+    if given:
+        folder = Path(given)
+        inner = folder / "cifar-10-batches-py"
+        yield inner if inner.is_dir() else folder
+        return
+    unpack = SHARED_DATA / "unpack_cifar10.py"
+    if not unpack.is_file():
+        pytest.skip("no CIFAR-10 here: set KAFNETS_CIFAR10 to a folder cifar-10-batches-py")
+    folder = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, unpack, folder], check=True, stdout=subprocess.DEVNULL)
+    yield folder / "cifar-10-batches-py"
+    shutil.rmtree(folder)  # 180 MB that pytest would keep for three sessions
+
+
+# -- what was injected and what held, counted by the tests; `pytest --reliability FILE` writes it down
+
+
+class Tally:
+    """How often each kind of fault or bad input was injected, and how often the right thing followed."""
+
+    def __init__(self):
+        self.rows, self.test = {}, ""
+
+    def _row(self, name):
+        return self.rows.setdefault(name, {"tried": 0, "held": 0, "tests": []})
+
+    def tried(self, name, count=1):
+        row = self._row(name)
+        row["tried"] += count
+        if self.test not in row["tests"]:
+            row["tests"].append(self.test)
+
+    def held(self, name, count=1):
+        self._row(name)["held"] += count
+
+    def table(self):
+        lines = ["| injected | times | held | test |", "|---|---:|---:|---|"]
+        for name, row in self.rows.items():
+            tests = "<br>".join(f"`{test}`" for test in row["tests"])
+            lines.append(f"| {name} | {row['tried']:,} | {row['held']:,} | {tests} |")
+        return "\n".join(lines)
+
+
+TALLY = Tally()
+
+
+@pytest.fixture(scope="session")
+def tally():
+    return TALLY
+
+
+def pytest_addoption(parser):
+    parser.addoption("--reliability", type=Path, metavar="FILE", help="write what was injected and what held")
+
+
+def pytest_runtest_setup(item):
+    TALLY.test = item.nodeid.partition("[")[0]
+
+
+def pytest_sessionfinish(session, exitstatus):
+    path = session.config.getoption("--reliability")
+    if path is not None:
+        seconds = time.monotonic() - STARTED
+        path.write_text(
+            "# Faults and bad input: what was injected, what held\n\n"
+            "Written by the tests themselves; do not edit. Again: `make reliability`.\n\n"
+            f"{TALLY.table()}\n\n"
+            f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {seconds / 60:.0f} minutes, "
+            f"exit status of pytest {int(exitstatus)}.\n"
+        )

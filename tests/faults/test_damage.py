@@ -1,0 +1,122 @@
+"""A bit flipped or a tail lost in any file of a finished run: refused by who reads it, never used."""
+
+import json
+import random
+
+import pytest
+from kafnets import summary
+from kafnets.config import evaluation_settings, training_settings
+from kafnets.data import load
+from kafnets.errors import UserError
+from kafnets.files import read_json, sha256
+
+from tests.scripts import complete, config, evaluation_arguments, log_of, script
+
+ATTACKS = ("clean", "pgd")
+FLIPS = 25
+
+
+@pytest.fixture(scope="module")
+def finished(context, data, tmp_path_factory):
+    """One training and its evaluations, and the run of a manifest that lists them."""
+    folder = tmp_path_factory.mktemp("finished")
+    complete(context, folder, data, "kaf")
+    for attack in ATTACKS:
+        arguments = evaluation_arguments(folder, data, "kaf", attack)
+        process = context.Process(target=script, args=("evaluate.py", arguments, log_of(folder)))
+        process.start()
+        process.join(300)
+        assert process.exitcode == 0, log_of(folder).read_text()[-2000:]
+    run = summary.Run(
+        experiment="tiny",
+        activation="kaf",
+        seed=0,
+        architecture="resnet8",
+        dataset="digits",
+        training_record=str(folder / "record.json"),
+        history=str(folder / "history.csv"),
+        training_settings=training_settings(config(), "tiny", "kaf", 0),
+        evaluations={
+            attack: {
+                "record": str(folder / f"{attack}.json"),
+                "verdicts": str(folder / f"{attack}.safetensors"),
+                "settings": evaluation_settings(config(), "tiny", "kaf", 0, attack),
+            }
+            for attack in ATTACKS
+        },
+    )
+    return folder, run
+
+
+def weights_are_those_of_the_record(folder):
+    import evaluate
+
+    evaluate.weights_checksum(folder / "model.safetensors", folder / "record.json")
+
+
+READERS = {
+    "model.safetensors": lambda folder, run, data: weights_are_those_of_the_record(folder),
+    "record.json": lambda folder, run, data: summary.summarize([run]),
+    "history.csv": lambda folder, run, data: summary.read_history(run),
+    "pgd.json": lambda folder, run, data: summary.summarize([run]),
+    "pgd.safetensors": lambda folder, run, data: summary.summarize([run]),
+    "digits.safetensors": lambda folder, run, data: load(data),
+    "digits.json": lambda folder, run, data: load(data),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_damage_is_seen(finished, data, tally, name):
+    folder, run = finished
+    path = (
+        (data if name == "digits.safetensors" else data.with_suffix(".json"))
+        if "digits" in name
+        else folder / name
+    )
+    read = READERS[name]
+    content = path.read_bytes()
+    draw = random.Random(name)
+    damaged = [content[:length] for length in (0, 1, len(content) // 2, len(content) - 1)]
+    for _ in range(FLIPS):
+        flipped = bytearray(content)
+        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+        damaged.append(bytes(flipped))
+    before = read(folder, run, data)
+    try:
+        for one in damaged:
+            tally.tried("damaged data, weights, records, histories, verdicts")
+            path.write_bytes(one)
+            try:
+                after = read(folder, run, data)
+            except UserError as error:
+                assert ("\n" not in str(error) and str(folder) in str(error)) or str(data.parent) in str(
+                    error
+                )
+            else:
+                # white space at the end, or in a record: nothing that is read changed
+                assert name.endswith(".json") and same(before, after)
+            tally.held("damaged data, weights, records, histories, verdicts")
+    finally:
+        path.write_bytes(content)
+    assert same(before, read(folder, run, data))
+
+
+def same(one, other):
+    if hasattr(one, "sha256"):
+        return one.sha256 == other.sha256 and one.classes == other.classes and one.name == other.name
+    return json.dumps(one) == json.dumps(other)
+
+
+def test_weights_are_not_exchanged_for_others(finished, tmp_path):
+    """Whole and readable, but not those of the record."""
+    import evaluate
+
+    folder, _ = finished
+    other = tmp_path / "model.safetensors"
+    other.write_bytes((folder / "model.safetensors").read_bytes() + b"")
+    content = bytearray(other.read_bytes())
+    content[-1] ^= 1
+    other.write_bytes(content)
+    assert sha256(other) != read_json(folder / "record.json")["model_sha256"]
+    with pytest.raises(UserError, match="not the weights"):
+        evaluate.weights_checksum(other, folder / "record.json")

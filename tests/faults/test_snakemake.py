@@ -1,0 +1,133 @@
+"""Snakemake itself killed, started twice, given another configuration: the same bits, nothing stale."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+
+from tests.repository import (
+    OUT,
+    cell,
+    copy_repository,
+    finish,
+    processes,
+    run,
+    start,
+    verdicts,
+    weights,
+    words,
+)
+
+ARGUMENTS = ["evaluations", "--config", "seeds=[0]", "experiments={tiny: {activations: [relu]}}"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A folder in which everything was made without a fault, and the seconds it took."""
+    folder = copy_repository(tmp_path_factory.mktemp("undisturbed"))
+    run(folder, f"{OUT}/data/digits.json")
+    started = time.monotonic()
+    run(folder, *ARGUMENTS)
+    return folder, time.monotonic() - started
+
+
+@pytest.fixture
+def folder(undisturbed, tmp_path):
+    """The same with only the data made."""
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed[0], folder, symlinks=True)
+    for made in ("models", "evaluations", "logs"):
+        shutil.rmtree(folder / OUT / made)
+    return folder
+
+
+def same(folder, undisturbed):
+    return (weights(folder), verdicts(folder)) == (weights(undisturbed), verdicts(undisturbed))
+
+
+KILLS = [pytest.param(seed, marks=[pytest.mark.slow] * (seed >= 2)) for seed in range(12)]
+
+
+@pytest.mark.parametrize("whole_group", [True, False], ids=["with its jobs", "alone"])
+@pytest.mark.parametrize("seed", KILLS)
+def test_kill_9_of_snakemake(folder, undisturbed, tally, seed, whole_group):
+    """The power fails (snakemake and its jobs), or snakemake alone dies and its job works on as an orphan."""
+    reference, seconds = undisturbed
+    process = start(folder, *ARGUMENTS)
+    time.sleep(random.Random(seed).uniform(0.1, 0.9) * seconds)
+    tally.tried("kill -9 of snakemake")
+    if whole_group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+    run(folder, "--unlock")
+    run(folder, *ARGUMENTS)
+    assert same(folder, reference)
+    left = [path for path in (folder / OUT).rglob("*") if path.name.startswith((".", "resume-"))]
+    assert not [path for path in left if path.suffix != ".ckpt"], left
+    tally.held("kill -9 of snakemake")
+
+
+def test_two_pipelines_in_one_folder(folder, undisturbed, tally):
+    """The second is refused, the first is not disturbed."""
+    reference, _ = undisturbed
+    first = start(folder, *ARGUMENTS)
+    end = time.monotonic() + 120
+    while not processes("train.py", f"{OUT}/models") and time.monotonic() < end:
+        time.sleep(0.05)
+    first_words = words(folder)
+    tally.tried("a second pipeline in the same folder")
+    second = start(folder, *ARGUMENTS)
+    output = finish(second, folder, check=False)
+    assert second.returncode != 0 and "cannot be locked" in output and first_words
+    first.wait(300)
+    assert first.returncode == 0 and same(folder, reference)
+    tally.held("a second pipeline in the same folder")
+
+
+def test_results_of_an_older_configuration_are_not_merged(folder, undisturbed, tally):
+    """Other activations, seeds and attacks lie in the folder: the summary holds this configuration's only."""
+    reference, _ = undisturbed
+    for kind in ("models", "evaluations"):
+        shutil.copytree(reference / OUT / kind, folder / OUT / kind)
+        shutil.copytree(cell(reference).parents[0] / "seed0", cell(folder, seed=7), dirs_exist_ok=True)
+    old = folder / OUT / "evaluations" / "tiny" / "relu" / "seed0"
+    shutil.copy(old / "pgd.json", old / "older_attack.json")
+    tally.tried("results of another configuration in the folder")
+    run(folder, f"{OUT}/summary.csv", *ARGUMENTS[1:], "evaluation={attacks: {pgd: {iterations: 3}}}")
+    with open(folder / OUT / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["seed"], row["attack"]) for row in rows] == [("0", "clean"), ("0", "pgd")]
+    assert (
+        weights(folder)[str(cell(folder).relative_to(folder) / "model.safetensors")]
+        in weights(reference).values()
+    )
+    assert json.loads((old / "pgd.json").read_text())["settings"]["iterations"] == 3
+    tally.held("results of another configuration in the folder")
+
+
+def test_killed_while_aggregating(folder, undisturbed, tally):
+    """The summary is whole or absent, and made again."""
+    reference, _ = undisturbed
+    for kind in ("models", "evaluations"):
+        shutil.copytree(reference / OUT / kind, folder / OUT / kind)
+    summary = folder / OUT / "summary.csv"
+    arguments = [f"{OUT}/summary.csv", *ARGUMENTS[1:]]
+    process = start(folder, *arguments)
+    end = time.monotonic() + 120
+    while not processes("aggregate.py") and time.monotonic() < end:
+        time.sleep(0.02)
+    tally.tried("kill -9 while aggregating")
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not summary.exists() or summary.read_text().count("\n") == 3
+    run(folder, "--unlock")
+    run(folder, *arguments)
+    assert summary.read_text().count("\n") == 3
+    tally.held("kill -9 while aggregating")

@@ -1,0 +1,248 @@
+"""The workflow on a real SLURM with two (fake) GPUs: see cluster.py."""
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from cluster import Cluster, unavailable
+
+from tests.repository import OUT, cell, copy_repository, finish, processes, run, start, verdicts, weights
+
+pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
+
+PROFILE = [
+    "--slurm-init-seconds-before-status-checks",
+    "2",
+    "--latency-wait",
+    "5",
+    "--max-status-checks-per-second",
+    "1",
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # not pytest's folder: munge's user must be able to look into it
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    folder.chmod(0o755)
+    with Cluster(folder / "cluster") as cluster:
+        yield cluster
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A copy of the repository with the data prepared."""
+    folder = copy_repository(tmp_path_factory.mktemp("prepared"))
+    run(folder, f"{OUT}/data/digits.json")
+    return folder
+
+
+@pytest.fixture
+def folder(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "run", symlinks=True)
+    return tmp_path / "run"
+
+
+def undisturbed(prepared, tmp_path, *arguments):
+    """A folder in which the same was computed on this machine, without SLURM."""
+    folder = tmp_path / "undisturbed"
+    shutil.copytree(prepared, folder, symlinks=True)
+    run(folder, *arguments)
+    return folder
+
+
+@pytest.fixture
+def slurm(cluster):
+    """Starts snakemake with the profile of this repository; what still runs after a test is killed."""
+    started = []
+
+    def start_one(folder, *arguments, config=()):
+        arguments = [*arguments, *PROFILE, "--config", "device=cpu", *config]
+        started.append(start(folder, *arguments, profile="profiles/slurm"))
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait()
+    cluster.run("scancel", "--user=root")
+
+
+class Watch(threading.Thread):
+    """Looks again and again which SLURM jobs compute, and on which GPU."""
+
+    def __init__(self):
+        super().__init__(daemon=True)
+        self.seen, self.ended = [], threading.Event()
+
+    def run(self):
+        while not self.ended.wait(0.2):
+            now = {}
+            for script in ("train.py", "evaluate.py"):
+                for _, environment, _ in processes(script):
+                    if "SLURM_JOB_ID" in environment:
+                        now.setdefault(environment["SLURM_JOB_ID"], []).append(
+                            environment.get("CUDA_VISIBLE_DEVICES")
+                        )
+            self.seen.append(now)
+
+    def stop(self):
+        self.ended.set()
+        self.join()
+        return self.seen
+
+
+def freeze(cluster, folder, activations):
+    """Stops each training once it has a checkpoint; the SLURM job of each."""
+    jobs = {}
+
+    def all_frozen():
+        for activation in set(activations) - set(jobs):
+            if list(cell(folder, activation).glob("resume-*.ckpt")):
+                ((pid, environment, _),) = processes("train.py", f"{OUT}/models/tiny/{activation}/")
+                os.kill(pid, signal.SIGSTOP)
+                jobs[activation] = environment["SLURM_JOB_ID"]
+        return len(jobs) == len(activations)
+
+    cluster.until(all_frozen, "a checkpoint of every training", 300)
+    assert not weights(folder), "too quick to be disturbed"
+    return jobs
+
+
+def training_log(folder, activation):
+    return (folder / OUT / f"logs/train/tiny/{activation}/seed0.log").read_text()
+
+
+def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
+    cluster, slurm, folder, prepared, tmp_path, tally
+):
+    """Requeued, cancelled, over its time limit: three trainings go on to the bits of an undisturbed run.
+
+    Beside them one that diverges. None asks for a GPU, so that all four run at once.
+    """
+    training = "training: {epochs: 8, learning_rate: {kaf_free: [100, 100]}}"
+    process = slurm(
+        folder,
+        *("models", "--retries", "2"),
+        *("--set-resources", "train:gpu=0", "train:mem_mb=1000", "train:runtime=30m"),
+        config=[
+            "seeds=[0]",
+            f"experiments={{tiny: {{activations: [relu, kaf, swish, kaf_free], {training}}}}}",
+        ],
+    )
+    tally.tried("SLURM: a training requeued, cancelled, over its time limit", 3)
+    jobs = freeze(cluster, folder, ["relu", "kaf", "swish"])
+    cluster.run("scontrol", "requeue", jobs["relu"])
+    cluster.run("scancel", jobs["kaf"])
+    cluster.run("scontrol", "update", f"JobId={jobs['swish']}", "TimeLimit=1")  # a minute from its start
+    reference = undisturbed(
+        *(prepared, tmp_path, "models", "--config", "seeds=[0]"),
+        "experiments={tiny: {activations: [relu, kaf, swish], training: {epochs: 8}}}",
+    )
+    tally.tried("SLURM: a training that fails")
+    output = finish(process, folder, 500, check=False)
+    assert process.returncode == 1
+    for activation in jobs:
+        assert "resuming at epoch" in training_log(folder, activation)
+    assert len(weights(folder)) == 3 and weights(folder) == weights(reference)
+    tally.held("SLURM: a training requeued, cancelled, over its time limit", 3)
+    assert f"{OUT}/logs/train/tiny/kaf_free/seed0.log" in output
+    assert "error: training stopped at epoch" in output and not list(
+        cell(folder, "kaf_free").glob("*.safetensors")
+    )
+    tally.held("SLURM: a training that fails")
+
+
+@pytest.mark.slow
+def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, tmp_path, tally):
+    """Two trainings in one SLURM job, one after another; it is cancelled in the second."""
+    group = ["--groups", "train=train", "--group-components", "train=2", "--resources", "slot=1"]
+    group += ["--set-resource-scopes", "slot=local"]
+    config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 6}}}"]
+    process = slurm(folder, "models", *group, config=config)
+
+    def done():
+        return [name for name in ("relu", "kaf") if (cell(folder, name) / "record.json").exists()]
+
+    cluster.until(done, "the first training", 300)
+    (first,) = done()
+    second = {"relu": "kaf", "kaf": "relu"}[first]
+    cluster.until(lambda: list(cell(folder, second).glob("resume-*.ckpt")), "a checkpoint", 300)
+    ((pid, environment, _),) = processes("train.py", f"{OUT}/models/tiny/{second}/")
+    os.kill(pid, signal.SIGSTOP)
+    assert [job["gres"] for job in cluster.jobs("running")] == ["gres:gpu:1"]
+    job = cluster.run("scontrol", "show", "job", environment["SLURM_JOB_ID"])
+    assert "TimeLimit=1-00:00:00" in job and "NumCPUs=1 " in job and "mem=6000M" in job, job
+    tally.tried("SLURM: a job of several trainings cancelled when one was done")
+    cluster.run("scancel", environment["SLURM_JOB_ID"])
+    reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
+    finish(process, folder, 400)
+    assert len(weights(folder)) == 2 and weights(folder) == weights(reference)
+    tally.held("SLURM: a job of several trainings cancelled when one was done")
+
+
+def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
+    """Six jobs for two GPUs; the node is drained in mid-run and comes back."""
+    config = ["seeds=[0]"]
+    watch = Watch()
+    watch.start()
+    process = slurm(folder, "evaluations", config=config)
+    cluster.until(lambda: processes("evaluate.py", str(OUT)), "an evaluation", 200)
+    cluster.run("scontrol", "update", f"node={cluster.host}", "state=drain", "reason=test")
+    cluster.until(lambda: not processes("evaluate.py", str(OUT)), "the running tasks to end", 100)
+    assert [job for job in cluster.jobs() if job["state"] == "PENDING"]
+    cluster.run("scontrol", "update", f"node={cluster.host}", "state=resume")
+    finish(process, folder, 400)
+    seen = watch.stop()
+    gpus = {job: set(devices) for now in seen for job, devices in now.items()}
+    assert all(len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()), gpus
+    for now in seen:
+        devices = [next(iter(set(devices))) for devices in now.values()]
+        assert len(devices) == len(set(devices)) <= 2, f"two jobs on one GPU: {now}"
+    reference = undisturbed(prepared, tmp_path, "evaluations", "--config", *config)
+    jobs = len(weights(folder)) + len(verdicts(folder))
+    tally.tried("SLURM: jobs for two GPUs, the node drained in between", jobs)
+    assert len(weights(folder)) == 2 and weights(folder) == weights(reference)
+    assert len(verdicts(folder)) == 4 and verdicts(folder) == verdicts(reference)
+    tally.held("SLURM: jobs for two GPUs, the node drained in between", jobs)
+
+
+@pytest.mark.slow
+def test_preempted_by_an_urgent_job(cluster, slurm, folder, prepared, tmp_path, tally):
+    """A partition of higher priority takes the node: SIGTERM, a checkpoint, queued again, the same bits."""
+    config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
+    process = slurm(folder, "models", config=config)
+    cluster.until(lambda: list(cell(folder).glob("resume-*.ckpt")), "a checkpoint", 300)
+    tally.tried("SLURM: a training preempted")
+    urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5"]
+    cluster.run(*urgent)
+    assert not weights(folder), "too quick to be disturbed"
+    output = finish(process, folder, 400)
+    assert "resuming at epoch" in training_log(folder, "relu") and "Trying to restart" not in output
+    reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
+    assert weights(folder) == weights(reference)
+    tally.held("SLURM: a training preempted")
+
+
+@pytest.mark.slow
+def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, tally):
+    """slurmd dies and comes back: the job under it goes on."""
+    config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
+    process = slurm(folder, "models", config=config)
+    cluster.until(lambda: list(cell(folder).glob("resume-*.ckpt")), "a checkpoint", 300)
+    tally.tried("SLURM: kill -9 of the node's daemon")
+    cluster.stop("slurmd", signal.SIGKILL)
+    time.sleep(3)
+    cluster.restart_slurmd()
+    finish(process, folder, 400)
+    assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
+    tally.held("SLURM: kill -9 of the node's daemon")

@@ -1,0 +1,151 @@
+"""The losses, norms, targets and momentum of PGD, against an independent library and literal loops."""
+
+import math
+
+import pytest
+import torch
+from attack_cases import EPS, STEP, a_set, check_witnesses, random_starts, small_net
+from kafnets.attacks import pgd
+from kafnets.attacks.pgd import LOSSES, RandomStarts
+from torch.nn import functional
+
+
+def test_dlr_is_the_librarys():
+    torchattacks = pytest.importorskip("torchattacks")
+    logits = torch.randn(20, 7, dtype=torch.float64)
+    labels = torch.randint(0, 7, (20,))
+    theirs = torchattacks.APGD(small_net().eval()).dlr_loss(logits, labels)
+    torch.testing.assert_close(LOSSES["dlr"](logits, labels, None), theirs.sum())
+    targeted = torchattacks.APGDT(small_net().eval())
+    goals = (labels + 1) % 7
+    theirs = targeted.dlr_loss_targeted(logits, labels, goals)
+    torch.testing.assert_close(LOSSES["dlr"](logits, labels, goals), theirs.sum())
+
+
+def test_margin_and_targeted_losses_by_hand():
+    logits = torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, -1.0]])
+    labels, goals = torch.tensor([0, 2]), torch.tensor([1, 0])
+    assert LOSSES["margin"](logits, labels, None) == (2 - 3) + (5 + 1)
+    assert LOSSES["margin"](logits, labels, goals) == (1 - 3) + (0 + 1)
+    expected = -functional.cross_entropy(logits, goals, reduction="sum")
+    assert LOSSES["cross_entropy"](logits, labels, goals) == expected
+
+
+def test_same_images_as_torchattacks_in_the_l2_ball():
+    torchattacks = pytest.importorskip("torchattacks")
+    net = small_net(dtype=torch.float64).eval()
+    images, labels = a_set(net)
+    theirs = torchattacks.PGDL2(net, eps=0.8, alpha=0.2, steps=6, random_start=False)(images, labels)
+    ours = pgd(
+        net, images, labels, eps=0.8, step=0.2, iterations=6, norm="l2", early_stop=False, starts=images[None]
+    )
+    torch.testing.assert_close(ours.adversarial, theirs, atol=1e-6, rtol=0)
+    assert (ours.adversarial - images).flatten(1).norm(dim=1).max() <= 0.8 + 1e-9
+
+
+def test_same_images_as_torchattacks_with_momentum():
+    torchattacks = pytest.importorskip("torchattacks")
+    net = small_net(dtype=torch.float64).eval()
+    images, labels = a_set(net)
+    theirs = torchattacks.MIFGSM(net, eps=EPS, alpha=STEP, steps=6, decay=0.9)(images, labels)
+    ours = pgd(
+        net,
+        images,
+        labels,
+        eps=EPS,
+        step=STEP,
+        iterations=6,
+        momentum=0.9,
+        early_stop=False,
+        starts=images[None],
+        batch_size=11,
+    )
+    torch.testing.assert_close(ours.adversarial, theirs, atol=1e-6, rtol=0)
+
+
+def test_l2_starts_are_uniform_in_the_ball():
+    images = torch.full((400, 1, 3, 3), 0.5, dtype=torch.float64)
+    offsets = (RandomStarts(images, 0.4, seed=0, norm="l2")[0] - images).flatten(1)
+    radii = offsets.norm(dim=1) / 0.4
+    assert radii.max() <= 1
+    # the share of a ball's volume within radius r is r^9
+    assert (radii < 0.5 ** (1 / 9)).double().mean() == pytest.approx(0.5, abs=3 * 0.5 / math.sqrt(400))
+    assert offsets.mean(0).abs().max() < 0.03
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+@pytest.mark.parametrize("batch_size", [7, 100])
+def test_multi_targeted_equals_its_literal_form(loss, batch_size):
+    net = small_net().eval()
+    images, labels = a_set(net)
+    starts = random_starts(images, 4)
+    result = pgd(
+        net,
+        images,
+        labels,
+        eps=EPS,
+        step=STEP / 2,
+        iterations=4,
+        restarts=2,
+        targets=2,
+        loss=loss,
+        starts=starts,
+        batch_size=batch_size,
+    )
+    with torch.no_grad():
+        logits = net(images)
+    rivals = logits.scatter(1, labels[:, None], -torch.inf).topk(2).indices
+    robust = logits.argmax(1) == labels
+    for run, start in enumerate(starts):
+        x, goals = start, rivals[:, run % 2]
+        for iteration in range(5):
+            x = x.clone().requires_grad_()
+            outputs = net(x)
+            robust &= outputs.argmax(1) == labels
+            (gradient,) = torch.autograd.grad(LOSSES[loss](outputs, labels, goals), x)
+            moved = x.detach() + STEP / 2 * gradient.sign()
+            x = (images + (moved - images).clamp(-EPS, EPS)).clamp(0, 1) if iteration < 4 else x.detach()
+    assert 0 < robust.sum() < result.clean.sum()
+    assert torch.equal(result.robust, robust)
+    check_witnesses(net, images, labels, result)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "dlr"])
+def test_every_combination_finds_valid_witnesses(norm, loss):
+    net = small_net()
+    images, labels = a_set(net)
+    eps = EPS if norm == "linf" else 1.0
+    result = pgd(
+        net,
+        images,
+        labels,
+        eps=eps,
+        step=eps / 4,
+        iterations=5,
+        restarts=2,
+        loss=loss,
+        norm=norm,
+        momentum=0.5,
+        targets=3,
+    )
+    assert result.robust.sum() < result.clean.sum()
+    check_witnesses(net, images, labels, result, eps=EPS if norm == "linf" else 1.0)
+    if norm == "l2":
+        assert (result.adversarial - images).flatten(1).norm(dim=1).max() <= eps + 1e-9
+
+
+@pytest.mark.parametrize(
+    "arguments, name",
+    [
+        ({"norm": "l1"}, "norm"),
+        ({"targets": 5}, "targets"),
+        ({"targets": -1}, "targets"),
+        ({"momentum": -1}, "momentum"),
+    ],
+)
+def test_wrong_variants_are_named(arguments, name):
+    net = small_net()
+    images, labels = a_set(net)
+    with pytest.raises(ValueError, match=name):
+        pgd(net, images, labels, eps=EPS, step=STEP, iterations=1, **arguments)

@@ -1,0 +1,191 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from kafnets import create_model, load_model, save_model
+from kafnets.errors import UserError
+from kafnets.models.resnet import SameConv2d
+from kafnets.training.loop import count_parameters
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
+
+
+def convolution(inputs, outputs, bias=True):
+    return 9 * inputs * outputs + (outputs if bias else 0)
+
+
+def thesis_resnet_by_hand(blocks):
+    """Trainable parameters, layer by layer, as the thesis describes them."""
+    total = convolution(3, 16) + 2 * 16  # stem, its normalisation
+    for inputs, outputs in ((16, 16), (16, 32), (32, 64)):
+        for block in range(blocks):
+            first = inputs if block == 0 else outputs
+            total += convolution(first, outputs) + 2 * outputs + convolution(outputs, outputs) + 2 * outputs
+        total += convolution(inputs, outputs) if inputs != outputs else 0  # the shortcut, not normalised
+    return total + 64 * 10 + 10
+
+
+def vgg_by_hand():
+    widths = (3, 32, 32, 64, 64, 128, 128)
+    blocks = sum(convolution(i, o) + 2 * o for i, o in pairwise(widths))
+    return blocks + (128 * 4 * 4) * 128 + 128 + 128 * 10 + 10
+
+
+def count(model):
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(("depth", "blocks"), [(8, 1), (20, 3), (32, 5), (44, 7), (56, 9), (110, 18)])
+def test_thesis_resnet_has_the_parameters_counted_by_hand(depth, blocks):
+    assert count(create_model(f"resnet{depth}")) == thesis_resnet_by_hand(blocks)
+
+
+def test_published_parameter_counts():
+    assert count(create_model("resnet20", "elu")) == 293_546
+    assert count(create_model("resnet20", "kaf")) == 293_546 + 13_760
+    assert count(create_model("resnet20", "kaf_free")) == 293_546 + 688 * 41
+    assert count(create_model("vgg", "swish")) == vgg_by_hand() == 551_466
+    assert count(create_model("vgg", "kaf")) == 551_466 + 20 * (2 * (32 + 64 + 128) + 128)
+    # He et al., table 6: 0.27 M; without biases and shortcut parameters
+    assert count(create_model("resnet20", block="original")) == 269_722
+
+
+def test_activation_parameters_are_counted_apart():
+    assert count_parameters(create_model("resnet20", "kaf")) == {"trainable": 307_306, "activation": 13_760}
+    assert count_parameters(create_model("vgg"))["activation"] == 0
+
+
+@pytest.mark.parametrize("architecture", ["vgg", "resnet8"])
+def test_every_site_has_an_activation_of_its_own(architecture):
+    model = create_model(architecture, "kaf")
+    alphas = [parameter for name, parameter in model.named_parameters() if name.endswith("alpha")]
+    assert len(alphas) == len({parameter.data_ptr() for parameter in alphas}) == 7
+
+
+def test_thesis_constants():
+    model = create_model("resnet20", "relu")
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 19
+    assert all(module.eps == 1e-3 and module.momentum == 0.01 for module in norms)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            fan_in, fan_out = 9 * module.in_channels, 9 * module.out_channels
+            bound = (6 / (fan_in + fan_out)) ** 0.5  # Glorot-uniform
+            assert 0.95 * bound < module.weight.abs().max() <= bound
+            assert not module.bias.any()
+    std = (2 / 64) ** 0.5  # He-normal
+    assert 0.85 * std < model.fc.weight.std() < 1.15 * std
+
+
+def test_vgg_starts_he_uniform():
+    torch.manual_seed(0)
+    for module in create_model("vgg"):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = (6 / module.weight[0].numel()) ** 0.5
+            assert 0.95 * bound < module.weight.abs().max() <= bound
+
+
+def test_strided_convolution_pads_bottom_and_right_only():
+    layer = SameConv2d(1, 1, 3, 2, bias=False)
+    images = torch.randn(2, 1, 32, 32)
+    expected = functional.conv2d(functional.pad(images, (0, 1, 0, 1)), layer.weight, stride=2)
+    assert torch.equal(layer(images), expected)
+    assert layer(torch.randn(1, 1, 7, 5)).shape == (1, 1, 4, 3)
+
+
+def test_thesis_block_normalises_after_the_addition():
+    block = create_model("resnet8", "relu").eval().layer1[0]
+    x = torch.randn(2, 16, 8, 8)
+    h = block.conv2(block.act1(block.bn1(block.conv1(x))))
+    assert torch.allclose(block(x), torch.relu(block.bn2(h + x)))
+
+
+def test_original_block_normalises_before_it_and_pads_new_channels():
+    block = create_model("resnet8", "relu", block="original").eval().layer2[0]
+    x = torch.randn(2, 16, 8, 8)
+    h = block.bn2(block.conv2(block.act1(block.bn1(block.conv1(x)))))
+    h[:, :16] += x[:, :, ::2, ::2]
+    assert torch.allclose(block(x), torch.relu(h))
+
+
+@pytest.mark.parametrize("activation", ["relu", "kaf_free"])
+def test_saved_and_loaded_networks_agree(tmp_path, activation):
+    model = create_model(
+        "resnet8", activation, activation_arguments={"D": 10} if activation != "relu" else None
+    )
+    images = torch.rand(3, 3, 32, 32)
+    model(images)  # moves the running averages
+    save_model(model, tmp_path / "model.safetensors")
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert not loaded.training
+    assert torch.equal(loaded(images), model.eval()(images))
+    assert loaded.specification == model.specification
+
+
+@pytest.fixture
+def saved(tmp_path):
+    save_model(create_model("resnet8", "kaf"), tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def rewrite(path, change):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata)
+
+
+def test_a_missing_tensor_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.pop("layer2.0.conv1.weight"))
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is missing"):
+        load_model(saved)
+
+
+def test_an_extra_tensor_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.update(extra=torch.zeros(1)))
+    with pytest.raises(UserError, match="extra does not belong"):
+        load_model(saved)
+
+
+def test_a_wrong_shape_is_named(saved):
+    rewrite(saved, lambda tensors: tensors.update({"stem.act.alpha": torch.zeros(3, 20)}))
+    with pytest.raises(UserError, match=r"stem\.act\.alpha has shape \(3, 20\)"):
+        load_model(saved)
+
+
+def test_a_pickle_is_not_opened(tmp_path):
+    path = tmp_path / "model.safetensors"
+    torch.save({"a": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="not a readable safetensors file"):
+        load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"architecture": "resnt20"}, "resnet20"),
+        ({"architecture": "vgg", "activation": "kaf_elo"}, "kaf_elu"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_nearest(arguments, message):
+    with pytest.raises(UserError, match=f"did you mean {message}"):
+        create_model(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"block": "modern"}, {"depth": 21}])
+def test_bad_resnet_arguments_are_named(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        create_model("resnet20", **arguments)
+
+
+def test_importing_the_library_leaves_torch_alone():
+    import subprocess
+    import sys
+
+    code = "import sys, kafnets, kafnets.config, kafnets.registry; sys.exit('torch' in sys.modules)"
+    path = str(__import__("pathlib").Path(__file__).parents[2] / "workflow" / "scripts")
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})

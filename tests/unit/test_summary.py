@@ -1,0 +1,188 @@
+"""summary.csv holds exactly what the manifest's records say, and nothing from a stale or damaged one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kafnets import summary
+from kafnets.errors import UserError
+from record_builders import EXAMPLES, Results, edit_json, first
+from safetensors.numpy import save_file
+
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "aggregate.py"
+
+
+@pytest.fixture
+def results(tmp_path):
+    built = Results(tmp_path)
+    built.add("relu", {"clean": 150, "pgd": 80})
+    built.add("kaf", {"clean": 160, "pgd": 90}, overfitting="at_end")
+    return built
+
+
+def rows_of(results, missing=None):
+    return summary.summarize(summary.read_manifest(results.manifest()), missing)
+
+
+def aggregate(results, *arguments):
+    command = [sys.executable, SCRIPT, "--manifest", results.manifest(), "--output", results.folder / "s.csv"]
+    return subprocess.run([*command, *arguments], capture_output=True, text=True)
+
+
+def test_one_row_a_run_and_attack_in_the_manifests_order(results):
+    rows = rows_of(results)
+    assert [(row["activation"], row["attack"]) for row in rows] == [
+        ("relu", "clean"),
+        ("relu", "pgd"),
+        ("kaf", "clean"),
+        ("kaf", "pgd"),
+    ]
+    assert set(rows[0]) == set(summary.COLUMNS)
+    pgd = rows[3]
+    assert (pgd["correct"], pgd["examples"], pgd["accuracy"]) == (90, EXAMPLES, 0.45)
+    assert pgd["clean_accuracy"] == 0.8
+    assert (pgd["eps"], pgd["adversary"], pgd["catastrophic_overfitting"]) == ("8/255", "fbf", "at_end")
+
+
+def test_rows_survive_the_csv_file_with_their_types(results, tmp_path):
+    rows = rows_of(results)
+    summary.write_rows(tmp_path / "summary.csv", rows)
+    assert summary.read_rows(tmp_path / "summary.csv") == rows
+    assert summary.read_rows(tmp_path / "summary.csv", "resnet20") == []
+
+
+def test_records_that_the_manifest_does_not_list_are_not_read(results):
+    results.add("elu", {"clean": 10})
+    results.lines.pop()
+    assert {row["activation"] for row in rows_of(results)} == {"relu", "kaf"}
+
+
+def test_a_record_with_other_settings_is_refused_with_file_and_key(results):
+    pgd = results.lines[0]["evaluations"]["pgd"]
+    pgd["settings"] = {**pgd["settings"], "iterations": 10}
+    with pytest.raises(UserError, match=r"relu/seed0/pgd\.json.*iterations is 50 in the record, 10 in the"):
+        rows_of(results)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 7}, "training.epochs is 6 in the record, 7 in the configuration"),
+        ({"momentum": 0.9}, "training.momentum is not in the record, 0.9 in the configuration"),
+    ],
+)
+def test_a_training_with_other_settings_is_refused(results, change, message):
+    settings = results.lines[1]["training_settings"]
+    results.lines[1]["training_settings"] = {**settings, "training": {**settings["training"], **change}}
+    with pytest.raises(UserError, match=rf"kaf/seed0/record\.json.*{message}"):
+        rows_of(results)
+
+
+def test_a_setting_that_only_the_record_has_is_a_difference(results):
+    results.lines[0]["training_settings"].pop("architecture")
+    with pytest.raises(UserError, match="architecture is 'vgg' in the record, not in the configuration"):
+        rows_of(results)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "training"}, "kind is 'training' where 'evaluation' belongs"),
+        ({"seed": 3}, "seed is 3 where 0 belongs"),
+        ({"attack": "fgsm"}, "attack is 'fgsm' where 'pgd' belongs"),
+        ({"examples": None}, "lacks examples"),
+        ({"correct": 81}, "says 81 correct, its verdicts 80"),
+        ({"accuracy": 0.5}, "accuracy is 0.5, its verdicts say 80/200"),
+        ({"clean_accuracy": 0.5}, "clean_accuracy is 0.5, its verdicts say 150/200"),
+        ({"verdicts_sha256": "0"}, r"pgd\.safetensors: its checksum is not the one in"),
+        ({"model_sha256": "other"}, "evaluated other weights"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_refused(results, changes, message):
+    edit_json(results.lines[0]["evaluations"]["pgd"]["record"], **changes)
+    with pytest.raises(UserError, match=message):
+        rows_of(results)
+
+
+def test_damaged_verdicts_are_refused(results):
+    verdicts = Path(results.lines[0]["evaluations"]["pgd"]["verdicts"])
+    content = bytearray(verdicts.read_bytes())
+    content[-1] ^= 1
+    verdicts.write_bytes(content)
+    with pytest.raises(UserError, match="checksum"):
+        rows_of(results)
+
+
+def test_verdicts_of_another_length_are_refused(results):
+    pgd = results.lines[0]["evaluations"]["pgd"]
+    save_file({"robust": first(80)[:100], "clean": first(150)[:100]}, pgd["verdicts"])
+    edit_json(pgd["record"], verdicts_sha256=summary.sha256(pgd["verdicts"]))
+    with pytest.raises(UserError, match="does not hold 200 'robust' verdicts"):
+        rows_of(results)
+
+
+def test_partial_lists_what_is_missing_or_stale_and_keeps_the_rest(results):
+    Path(results.lines[1]["training_record"]).unlink()
+    results.lines[0]["evaluations"]["pgd"]["settings"] = {"method": "pgd"}
+    done = aggregate(results, "--partial", results.folder / "missing.txt")
+    assert done.returncode == 0, done.stderr
+    rows = summary.read_rows(results.folder / "s.csv")
+    assert [(row["activation"], row["attack"]) for row in rows] == [("relu", "clean")]
+    missing = (results.folder / "missing.txt").read_text().splitlines()
+    assert len(missing) == 2
+    assert missing[0].startswith("vgg/relu/seed0/pgd: ")
+    assert missing[1].startswith("vgg/kaf/seed0: ")
+
+
+def test_the_script_ends_with_one_line_and_writes_nothing_on_a_stale_record(results):
+    results.lines[0]["training_settings"]["seed"] = 1
+    done = aggregate(results)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert not (results.folder / "s.csv").exists()
+
+
+def test_the_script_writes_the_same_bytes_again(results):
+    written = []
+    for _ in range(2):
+        assert aggregate(results).returncode == 0
+        written.append((results.folder / "s.csv").read_bytes())
+    assert written[0] == written[1]
+    assert len(written[0].splitlines()) == 5
+
+
+def test_a_manifest_that_lists_a_run_twice_is_refused(results):
+    results.lines.append(results.lines[0])
+    with pytest.raises(UserError, match="vgg/relu/seed0 is listed twice"):
+        rows_of(results)
+
+
+@pytest.mark.parametrize("line", ["{", "[]", json.dumps({"experiment": "vgg"})])
+def test_a_line_that_is_no_run_is_named(tmp_path, line):
+    (tmp_path / "manifest.jsonl").write_text(f"\n{line}\n")
+    with pytest.raises(UserError, match="line 2: not a run"):
+        summary.read_manifest(tmp_path / "manifest.jsonl")
+
+
+def test_a_file_that_is_no_summary_is_refused(tmp_path):
+    (tmp_path / "s.csv").write_text("experiment,colour\nvgg,red\n")
+    with pytest.raises(UserError, match="missing or unknown columns"):
+        summary.read_rows(tmp_path / "s.csv")
+
+
+def test_mean_and_sample_deviation_over_seeds(tmp_path):
+    results = Results(tmp_path)
+    for seed, correct in enumerate((80, 90, 100)):
+        results.add("relu", {"clean": 150, "pgd": correct}, seed=seed)
+    statistic = summary.over_seeds(rows_of(results), "relu", "pgd")
+    assert statistic.mean == pytest.approx(0.45)
+    assert statistic.deviation == pytest.approx(0.05)
+    assert statistic.n == 3
+    assert summary.over_seeds(rows_of(results), "elu", "pgd") is None
+
+
+def test_trade_off_is_the_harmonic_mean():
+    assert summary.trade_off(0.8, 0.4) == pytest.approx(0.5333333)
+    assert summary.trade_off(0.0, 0.0) == 0.0

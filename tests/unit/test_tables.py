@@ -1,0 +1,225 @@
+"""The tables say what the summary says, mark what is best and explain themselves."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kafnets import summary, tables
+from kafnets.errors import UserError
+from record_builders import ATTACKS, Results
+
+WORKFLOW = Path(__file__).parents[2] / "workflow"
+PUBLISHED = WORKFLOW / "resources" / "thesis_results.yaml"
+SETTINGS = {
+    "title": "VGG",
+    "activations": ["relu", "elu", "kaf", "kaf_relu"],
+    "reference": "vgg",
+    "headline": "pgd",
+    "attacks": {name: ATTACKS[name] for name in ("pgd", "thesis_pgd")},
+}
+
+
+@pytest.fixture
+def results(tmp_path):
+    built = Results(tmp_path)
+    built.add("relu", {"clean": 150, "pgd": 80, "thesis_pgd": 84})
+    built.add("elu", {"clean": 140, "pgd": 92, "thesis_pgd": 95}, overfitting="recovered")
+    built.add("kaf", {"clean": 160, "pgd": 8}, overfitting="at_end")
+    return built
+
+
+def build(results, **settings):
+    rows = summary.summarize(summary.read_manifest(results.manifest()))
+    settings = {**SETTINGS, **settings}
+    published = summary.read_published(PUBLISHED, settings["reference"])
+    return tables.build(rows, "vgg", settings, published)
+
+
+def body(table):
+    """The rows of the Markdown table as lists of cells."""
+    lines = [line for line in tables.to_markdown(table).splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_rows_are_the_activations_in_the_settings_order(results):
+    head, _, *rows = body(build(results))
+    assert head == [
+        "Activation",
+        "Accuracy",
+        "Robustness",
+        "Robustness (thesis protocol)",
+        "Published accuracy",
+        "Published robustness",
+    ]
+    assert rows == [
+        ["ReLU", "75.00", "40.00", "42.00", "78.10", "45.41"],
+        ["ELU ‡", "<u>70.00</u>", "<u>**46.00**</u>", "**47.50**", "73.99", "45.49"],
+        ["KAF †", "**80.00**", "4.00", "–", "<u>77.93</u>", "<u>46.80</u>"],
+        ["KAF_ReLU", "–", "–", "–", "–", "–"],
+    ]
+
+
+def test_without_a_reference_there_is_no_published_column(results):
+    head, *_ = body(build(results, reference=None))
+    assert head == ["Activation", "Accuracy", "Robustness", "Robustness (thesis protocol)"]
+    assert "Published" not in build(results, reference=None).caption
+
+
+def test_an_attack_that_was_not_run_has_no_column(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    head, _, row, *_ = body(build(results, reference=None, activations=["relu"]))
+    assert head == ["Activation", "Accuracy", "Robustness"]
+    assert row == ["ReLU", "75.00", "40.00"], "a single row is not the best of anything"
+
+
+def test_the_accuracy_is_the_headlines_clean_one_when_no_clean_evaluation_was_run(results):
+    for line in results.lines:
+        line["evaluations"].pop("clean")
+    assert body(build(results))[2][1] == "75.00"
+
+
+def test_equal_numbers_are_marked_alike(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    results.add("elu", {"clean": 150, "pgd": 70})
+    rows = body(build(results, activations=["relu", "elu"], reference=None))[2:]
+    assert [row[1] for row in rows] == ["<u>**75.00**</u>", "**75.00**"]
+
+
+def test_mean_and_deviation_over_seeds_are_printed_and_explained(tmp_path):
+    results = Results(tmp_path)
+    for seed, correct in enumerate((80, 90, 100)):
+        results.add("relu", {"clean": 150, "pgd": correct}, seed=seed)
+    results.add("elu", {"clean": 140, "pgd": 70})
+    table = build(results, activations=["relu", "elu"])
+    rows = body(table)[2:]
+    assert rows[0][1:3] == ["<u>**75.00**</u> ± 0.00", "<u>**45.00**</u> ± 5.00"]
+    assert rows[1][1:3] == ["70.00", "35.00"]
+    assert "mean ± sample standard deviation over n = 3 seeds (ELU 1)" in table.caption
+    assert r"\underline{\textbf{45.00}}{\scriptsize\,$\pm$\,5.00}" in tables.to_tex(table)
+
+
+def test_the_caption_says_what_the_columns_are(results):
+    caption = build(results).caption
+    for part in (
+        "VGG on CIFAR-10",
+        "one seed",
+        "under every random restart of PGD against the true labels",
+        "(L∞, ε = 8/255, step 2/255, 50 iterations, 10 random restarts), on 200 test images",
+        "Robustness (thesis protocol)",
+        "the model's own prediction",
+        "Published: F. Peconi",
+        "highest harmonic mean",
+        "–: not run",
+        "† the training ended in catastrophic overfitting",
+        "‡ the training went through catastrophic overfitting",
+    ):
+        assert part in caption
+
+
+def test_no_dagger_is_explained_when_none_is_printed(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    assert "catastrophic" not in build(results, activations=["relu"]).caption
+
+
+def test_the_csv_holds_plain_numbers(results):
+    rows = list(csv.DictReader(io.StringIO(tables.to_csv(build(results)))))
+    assert rows[0] == {
+        "activation": "relu",
+        "label": "ReLU",
+        "catastrophic_overfitting": "none",
+        "accuracy": "75.00",
+        "accuracy_std": "",
+        "accuracy_seeds": "1",
+        "robustness": "40.00",
+        "robustness_std": "",
+        "robustness_seeds": "1",
+        "thesis_pgd": "42.00",
+        "thesis_pgd_std": "",
+        "thesis_pgd_seeds": "1",
+        "published_accuracy": "78.10",
+        "published_robustness": "45.41",
+    }
+    assert rows[3]["accuracy"] == "" and rows[3]["accuracy_seeds"] == "0"
+
+
+def test_every_character_with_a_meaning_in_latex_is_escaped():
+    assert tables.tex("a_b & 5% {x} #1 $ ~ ^ \\") == (
+        r"a\_b \& 5\% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
+    )
+
+
+def test_the_published_numbers_are_the_slides():
+    vgg, resnet20 = (summary.read_published(PUBLISHED, name) for name in ("vgg", "resnet20"))
+    assert len(vgg["results"]) == 7 and "kaf_relu" not in vgg["results"]
+    assert len(resnet20["results"]) == 8
+    assert resnet20["results"]["swish"] == {"accuracy": 78.68, "robustness": 53.88}
+    for published in (vgg, resnet20):
+        for quantity in ("accuracy", "robustness"):
+            best = max(published["results"], key=lambda name: published["results"][name][quantity])
+            assert best == published["marks"][quantity]
+
+
+def test_an_unknown_reference_is_refused():
+    with pytest.raises(UserError, match="no results for 'alexnet'; choose one of vgg, resnet20 or null"):
+        summary.read_published(PUBLISHED, "alexnet")
+
+
+def test_a_reference_without_its_file_is_refused():
+    with pytest.raises(UserError, match="needs --published"):
+        summary.read_published(None, "vgg")
+
+
+def test_the_scripts_write_and_print_the_table(results, tmp_path):
+    summary.write_rows(tmp_path / "s.csv", summary.summarize(summary.read_manifest(results.manifest())))
+    files = {kind: tmp_path / "out" / "tables" / f"vgg.{kind}" for kind in ("tex", "csv", "md")}
+    options = [item for kind, path in files.items() for item in (f"--{kind}", path)]
+    scripts = WORKFLOW / "scripts"
+    command = [sys.executable, scripts / "render_tables.py", "--summary", tmp_path / "s.csv"]
+    command += ["--experiment", "vgg", "--settings", json.dumps(SETTINGS), "--published", PUBLISHED, *options]
+    subprocess.run(command, check=True)
+    assert files["md"].read_text() == tables.to_markdown(build(results))
+    assert files["tex"].read_text() == tables.to_tex(build(results))
+
+    printed = subprocess.run(
+        [sys.executable, scripts / "print_tables.py", "--output", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert files["md"].read_text() in printed
+    assert f"{tmp_path / 'out' / 'tables'}/" in printed
+
+
+def test_published_weights_and_what_stands_beside_them(tmp_path):
+    """Two experiments on the same weights, none of them trained: one table."""
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 156, "pgd": 78, "thesis_pgd": 100}, published=True)
+    results.add("kaf", {"clean": 158, "pgd": 80, "thesis_pgd": 102}, published=True)
+    results.add("kaf", {"clean": 157, "pgd": 84, "thesis_pgd": 104}, experiment="half", published=True)
+    beside = {"experiment": "half", "title": "Float16"}
+    table = build(results, activations=["relu", "kaf"], weights="published", beside=beside)
+    head, _, *rows = body(table)
+    assert head[4:7] == ["Float16 accuracy", "Float16 robustness", "Float16 robustness (thesis protocol)"]
+    assert rows == [
+        ["ReLU", "78.00", "39.00", "50.00", "–", "–", "–", "78.10", "45.41"],
+        [
+            "KAF",
+            *("<u>**79.00**</u>", "<u>**40.00**</u>", "**51.00**"),
+            *("78.50", "42.00", "52.00"),
+            *("<u>77.93</u>", "<u>46.80</u>"),
+        ],
+    ]
+    head = tables.to_csv(table).splitlines()[0].split(",")
+    assert len(head) == len(set(head)) and "half_robustness" in head
+    assert r"\multicolumn{3}{c}{Float16}" in tables.to_tex(table)
+    for said in ("nothing was trained here", "Float16: the same weights", "noise in its way"):
+        assert said in table.caption
+    alone = build(results, activations=["relu", "kaf"], weights="published", beside={})
+    assert "Float16" not in tables.to_tex(alone)

@@ -1,0 +1,423 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from kafnets.data import Dataset
+from kafnets.errors import UserError
+from kafnets.models import create_model
+from kafnets.training import checkpoint, nonfinite, train
+from kafnets.training.adversaries import fbf, no_adversary
+from kafnets.training.augmentation import crop_flip
+from kafnets.training.loop import Interrupted, Training, initial_model, parameter_groups, run_fingerprint
+from kafnets.training.lr_range import lr_range, suggest
+from kafnets.training.monitor import catastrophic_overfitting, probe
+from kafnets.training.schedule import exponential, learning_rates
+from torch import nn
+from torch.nn import functional
+
+CPU = torch.device("cpu")
+SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+
+
+def settings(**changes):
+    training = {
+        "adversary": {"name": "fbf", "eps": "8/255", "step": "10/255"},
+        "epochs": 2,
+        "batch_size": 8,
+        "augmentation": "crop_flip",
+        "precision": "float32",
+        "momentum": 0.5,
+        "l2": {"conv": 0.0005, "dense": 0.001},
+        "learning_rate": [0.01, 0.1],
+        "tail": {"epochs": 1, "learning_rate": 0.005, "halve_every": 4},
+        "monitor": {"eps": "8/255", "examples": 8, "iterations": 2, "every": 2},
+    }
+    training.update(changes)
+    return {
+        "experiment": "test",
+        "activation": "kaf",
+        "seed": 3,
+        "dataset": "noise",
+        "train_examples": None,
+        "architecture": "resnet8",
+        "architecture_arguments": {"block": "thesis"},
+        "activation_arguments": {},
+        "num_classes": 10,
+        "training": training,
+    }
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """28 images: the last batch of an epoch is smaller than the others."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(40) % 10
+    return Dataset(
+        "noise", images[:28], labels[:28], images[28:], labels[28:], tuple("0123456789"), "", "abc"
+    )
+
+
+def weights(model):
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(first, second):
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+# -- the schedule
+
+
+def test_the_cycle_is_a_triangle_and_the_tail_halves():
+    rates = learning_rates(
+        {
+            "epochs": 2,
+            "learning_rate": [0.1, 0.9],
+            "tail": {"epochs": 5, "learning_rate": 0.4, "halve_every": 2},
+        },
+        steps_per_epoch=3,
+    )
+    assert rates[:6] == pytest.approx([0.1, 0.42, 0.74, 0.74, 0.42, 0.1])
+    assert rates[6:] == pytest.approx([0.4] * 6 + [0.2] * 6 + [0.1] * 3)
+
+
+def test_the_peak_is_at_half_time():
+    rates = learning_rates(
+        {
+            "epochs": 1,
+            "learning_rate": [0.0, 1.0],
+            "tail": {"epochs": 0, "learning_rate": 1, "halve_every": 1},
+        },
+        101,
+    )
+    assert rates[50] == 1.0 and rates[0] == rates[-1] == 0.0
+
+
+def test_the_range_test_grows_by_a_constant_factor():
+    rates = exponential(1e-4, 3, 50)
+    assert rates[0] == pytest.approx(1e-4) and rates[-1] == pytest.approx(3)
+    assert all(b / a == pytest.approx(rates[1] / rates[0]) for a, b in pairwise(rates))
+
+
+# -- the adversary
+
+
+def test_fbf_takes_the_step_of_the_paper():
+    images, eps, step = torch.rand(4, 3, 8, 8), 0.1, 0.125
+    weight = torch.randn(3 * 8 * 8)
+    torch.manual_seed(5)
+    perturbed = fbf(lambda x: (x.flatten(1) @ weight).sum(), images, eps=eps, step=step)
+    torch.manual_seed(5)
+    start = torch.empty_like(images).uniform_(-eps, eps)
+    expected = (start + step * weight.view(3, 8, 8).sign()).clamp(-eps, eps)
+    assert torch.allclose(perturbed, (images + expected).clamp(0, 1))
+    assert not perturbed.requires_grad
+
+
+def test_fbf_stays_in_the_ball_and_in_the_pixel_range():
+    images = torch.rand(16, 3, 4, 4)
+    perturbed = fbf(lambda x: (x**2).sum(), images, eps=0.03, step=0.0375)
+    assert (perturbed - images).abs().max() <= 0.03 + 1e-6
+    assert perturbed.min() >= 0 and perturbed.max() <= 1
+
+
+def test_both_passes_update_the_running_averages(dataset):
+    training = Training(settings(), dataset, CPU)
+    counter = training.model.stem.bn.num_batches_tracked
+    training.step(*training.batch(training.order(0), 0), 0.01, "here")
+    assert counter.item() == 2 and training.model.training
+
+
+def test_the_attack_asks_for_no_parameter_gradients(dataset, monkeypatch):
+    training = Training(settings(), dataset, CPU)
+    seen = []
+
+    def watch(loss, images, **_):
+        seen.append([parameter.requires_grad for parameter in training.model.parameters()])
+        return images
+
+    monkeypatch.setattr(training, "adversary", watch)
+    training.step(*training.batch(training.order(0), 0), 0.01, "here")
+    assert not any(seen[0]) and all(parameter.requires_grad for parameter in training.model.parameters())
+
+
+def test_another_implementation_of_the_kaf_is_another_run(dataset, monkeypatch):
+    before = run_fingerprint(settings(), dataset, CPU)
+    monkeypatch.setattr("kafnets.training.loop.active_backend", lambda device: "another")
+    assert run_fingerprint(settings(), dataset, CPU) != before
+    assert run_fingerprint({**settings(), "activation": "relu"}, dataset, CPU)
+
+
+def test_standard_training_takes_the_images_as_they_are():
+    images = torch.rand(2, 3, 4, 4)
+    assert no_adversary(None, images) is images
+
+
+def test_a_step_is_plain_sgd_with_the_penalty_on_kernels_only(dataset):
+    """One step against the update written out: w -= lr (grad + 2 l2 w), l2 = 0 but for kernels."""
+    options = settings(adversary={"name": "none"}, momentum=0.0, augmentation="none")
+    training = Training(options, dataset, CPU)
+    reference = initial_model(options).train()
+    images, labels = training.batch(training.order(0), 0)
+    functional.cross_entropy(reference(images), labels).backward()
+    penalty = {}
+    for name, module in reference.named_modules():
+        if isinstance(module, nn.Conv2d):
+            penalty[f"{name}.weight"] = 0.0005
+        if isinstance(module, nn.Linear):
+            penalty[f"{name}.weight"] = 0.001
+    training.step(images, labels, 0.05, "here")
+    for name, parameter in reference.named_parameters():
+        update = parameter.grad + 2 * penalty.get(name, 0.0) * parameter
+        updated = training.model.get_parameter(name)
+        assert torch.allclose(updated, parameter - 0.05 * update, atol=1e-6), name
+
+
+def test_kafs_biases_and_normalisations_are_not_penalised():
+    model = create_model("resnet8", "kaf_free")
+    groups = parameter_groups(model, {"conv": 0.0005, "dense": 0.001})
+    assert [group["weight_decay"] for group in groups] == [0.001, 0.002, 0.0]
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    assert all(parameter.dim() == 4 for parameter in groups[0]["params"])
+    assert [tuple(parameter.shape) for parameter in groups[1]["params"]] == [(10, 64)]
+
+
+# -- the data of a step
+
+
+def test_crop_flip_moves_whole_images():
+    images = torch.arange(1, 33, dtype=torch.uint8).expand(64, 3, 32, 32)  # each column has its own value
+    torch.manual_seed(0)
+    moved = crop_flip(images)
+    assert moved.shape == images.shape and moved.dtype == torch.uint8
+    seen = set()
+    for image in moved:
+        rows = {tuple(row.tolist()) for channel in image for row in channel if row.any()}
+        assert len(rows) == 1  # all rows moved alike
+        row = rows.pop()
+        inside = [value for value in row if value]
+        direction = inside[1] - inside[0]
+        assert all(b - a == direction for a, b in pairwise(inside)) and abs(direction) == 1
+        seen.add((direction, inside[0]))
+    assert {direction for direction, _ in seen} == {1, -1} and len(seen) > 8
+
+
+def test_every_image_is_seen_once_an_epoch(dataset):
+    training = Training(settings(), dataset, CPU)
+    assert sorted(training.order(0).tolist()) == list(range(28))
+    assert training.order(0).tolist() != training.order(1).tolist()
+    assert training.steps_per_epoch == 4 and len(training.batch(training.order(0), 3)[1]) == 4
+
+
+# -- a whole run
+
+
+def test_the_same_settings_give_the_same_weights(dataset, tmp_path):
+    first, history, facts = train(settings(), dataset, CPU, tmp_path / "a")
+    second, _, _ = train(settings(), dataset, CPU, tmp_path / "b")
+    other, _, _ = train({**settings(), "seed": 4}, dataset, CPU, tmp_path / "c")
+    assert same(weights(first), weights(second)) and not same(weights(first), weights(other))
+    assert [row["phase"] for row in history] == ["cycle", "cycle", "tail"]
+    assert [row["probe_pgd_accuracy"] is not None for row in history] == [False, True, True]
+    assert facts["parameters"]["activation"] == 20 * (16 * 3 + 32 * 2 + 64 * 2)
+    assert all(0 <= row["clean_accuracy"] <= 1 and row["gradient_norm"] > 0 for row in history)
+
+
+class StopAt:
+    """Stands in for the progress bar, to raise a signal's flag at a chosen step."""
+
+    def __init__(self, step):
+        self.left = step
+
+    def __call__(self, total, label):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def update(self, count=1):
+        self.left -= count
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 12])
+def test_a_run_stopped_by_a_signal_ends_with_the_same_bits(dataset, tmp_path, monkeypatch, step):
+    whole, history, _ = train(settings(), dataset, CPU, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("kafnets.training.loop.progress.bar", StopAt(step))
+        with pytest.raises(Interrupted) as stopped:
+            train(settings(), dataset, CPU, tmp_path / "stopped")
+    assert stopped.value.exit_code == 143
+    torch.manual_seed(99)  # whatever happened meanwhile
+    resumed, again, _ = train(settings(), dataset, CPU, tmp_path / "stopped")
+    assert same(weights(whole), weights(resumed))
+    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in history]
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(dataset, tmp_path):
+    """kill -9 of the real process, again and again, until it gets through."""
+    whole, _, _ = train(settings(epochs=3), dataset, CPU, tmp_path / "whole")
+    torch.save(dataset.__dict__, tmp_path / "data.pt")
+    (tmp_path / "settings.json").write_text(json.dumps(settings(epochs=3)))
+    code = f"""
+import json, torch
+from pathlib import Path
+from kafnets.data import Dataset
+from kafnets.training import train
+torch.set_num_threads({torch.get_num_threads()})
+folder = Path({str(tmp_path)!r})
+dataset = Dataset(**torch.load(folder / "data.pt"))
+print("begun", flush=True)
+model, _, _ = train(json.loads((folder / "settings.json").read_text()), dataset, torch.device("cpu"),
+                    folder / "state", checkpoint_seconds=0.0)
+torch.save(model.state_dict(), folder / "end.pt")
+"""
+    delays = iter([0.2, 0.5, 0.9, 1.5])
+    kills = 0
+    while not (tmp_path / "end.pt").exists():
+        process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
+        process.stdout.readline()
+        delay = next(delays, None)
+        if delay is None:
+            assert process.wait(timeout=300) == 0
+        else:
+            time.sleep(delay)
+            process.kill()
+            process.wait()
+            kills += 1
+    assert kills >= 1
+    assert same(weights(whole), torch.load(tmp_path / "end.pt", weights_only=True))
+
+
+# -- checkpoints
+
+
+def test_a_damaged_checkpoint_is_not_used(dataset, tmp_path):
+    path = tmp_path / "state"
+    checkpoint.write(path, {"fingerprint": "a", "tensor": torch.arange(5)})
+    assert torch.equal(checkpoint.read(path, "a")["tensor"], torch.arange(5))
+    content = bytearray(path.read_bytes())
+    for position in (0, 30, len(content) // 2, len(content) - 1):
+        damaged = bytearray(content)
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        assert checkpoint.read(path, "a") is None
+    path.write_bytes(content[: len(content) // 2])
+    assert checkpoint.read(path, "a") is None
+
+
+def test_the_checkpoint_of_another_run_is_refused(dataset, tmp_path):
+    path = tmp_path / "state"
+    checkpoint.write(path, {"fingerprint": run_fingerprint(settings(epochs=5), dataset, CPU)})
+    with pytest.raises(UserError, match="other settings"):
+        train(settings(), dataset, CPU, path)
+
+
+# -- what can go wrong in a training
+
+
+def test_a_loss_that_is_not_finite_names_epoch_step_and_layer(dataset, tmp_path):
+    with pytest.raises(UserError, match=r"epoch \d, step \d of 4: the output of layer [\w.]+ is not finite"):
+        train(settings(learning_rate=[1e30, 1e30]), dataset, CPU, tmp_path / "state")
+
+
+def test_the_first_layer_with_a_nonfinite_output_is_found():
+    model = create_model("resnet8", "relu")
+    with torch.no_grad():
+        model.layer2[0].conv2.weight[0, 0, 0, 0] = math.nan
+    assert (
+        nonfinite.describe(model, torch.rand(2, 3, 32, 32))
+        == "the output of layer layer2.0.conv2 is not finite"
+    )
+
+
+def test_a_nonfinite_gradient_is_found_at_the_loss_end():
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    model[0].weight.grad[0, 0] = math.inf
+    assert nonfinite.describe(model, torch.zeros(1, 2)) == "the gradient of 0.weight is not finite"
+
+
+def history_of(*pairs):
+    return [
+        {"epoch": i + 1, "probe_fgsm_accuracy": fgsm, "probe_pgd_accuracy": full}
+        for i, (fgsm, full) in enumerate(pairs)
+    ]
+
+
+def test_a_collapse_of_pgd_accuracy_is_detected():
+    collapse = catastrophic_overfitting(
+        history_of((0.4, 0.35), (0.5, 0.4), (None, None), (0.9, 0.05), (0.95, 0.0))
+    )
+    assert collapse == {"detected": True, "first_epoch": 4, "at_end": True}
+    recovered = catastrophic_overfitting(history_of((0.5, 0.4), (0.9, 0.05), (0.5, 0.42)))
+    assert recovered == {"detected": True, "first_epoch": 2, "at_end": False}
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        history_of((0.1, 0.1), (0.3, 0.25), (0.5, 0.4)),
+        history_of((0.5, 0.4), (0.2, 0.15)),  # both fell: the training went wrong, but not this way
+        history_of((None, None)),
+    ],
+)
+def test_an_ordinary_history_is_not_a_collapse(history):
+    assert catastrophic_overfitting(history) == {"detected": False, "first_epoch": None, "at_end": False}
+
+
+def test_the_probe_leaves_mode_and_random_numbers_alone():
+    model = create_model("resnet8", "relu").train()
+    images = torch.rand(4, 3, 32, 32)
+    state = torch.get_rng_state()
+    fgsm, full = probe(model, images, torch.arange(4), 8 / 255, 2)
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    assert 0 <= full <= 1 and 0 <= fgsm <= 1
+
+
+# -- the learning-rate range test
+
+
+def test_the_range_test_records_every_step(dataset):
+    rows = lr_range({**settings(), "lr_range": {"min": 1e-4, "max": 1e-2, "epochs": 2}}, dataset, CPU)
+    assert [row["step"] for row in rows] == list(range(8))
+    assert rows[0]["smoothed_loss"] == pytest.approx(rows[0]["loss"])
+    assert rows[-1]["learning_rate"] == pytest.approx(1e-2)
+
+
+def test_the_range_test_ends_where_the_loss_does(dataset):
+    rows = lr_range({**settings(), "lr_range": {"min": 1e-4, "max": 1e30, "epochs": 5}}, dataset, CPU)
+    assert 0 < len(rows) < 20 and all(math.isfinite(row["loss"]) for row in rows)
+
+
+def test_the_suggestion_brackets_the_fall():
+    rates = exponential(1e-4, 3, 101)
+    losses = [2.3] * 30 + [2.3 - 0.02 * i for i in range(51)] + [1.3] * 10 + [3.0] * 10
+    suggestion = suggest(
+        [{"learning_rate": rate, "smoothed_loss": loss} for rate, loss in zip(rates, losses, strict=True)]
+    )
+    assert rates[30] < suggestion["min"] < rates[36] and rates[74] < suggestion["max"] <= rates[80]
+
+
+def test_no_fall_no_suggestion():
+    assert suggest([{"learning_rate": 0.1, "smoothed_loss": 1.0}]) == {"min": None, "max": None}
+    assert suggest([]) == {"min": None, "max": None}

@@ -1,0 +1,279 @@
+"""The workflow, run for real on handwritten digits in a copy of the repository."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
+
+
+def copy_repository(target):
+    """What git knows of the working tree, with the uncommitted changes."""
+    listed = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, target / name)
+    return target
+
+
+def snakemake(folder, *arguments, check=True):
+    """Runs snakemake as a user does, with the Python of these tests first in PATH."""
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)],
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-6000:]
+    return result
+
+
+def planned(output):
+    """The job counts of a dry run."""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the repository with the tiny run done."""
+    folder = copy_repository(tmp_path_factory.mktemp("repository"))
+    snakemake(folder, "--configfile", TINY)
+    return folder
+
+
+def tiny(folder, *arguments, **kwargs):
+    return snakemake(folder, *arguments, "--configfile", TINY, **kwargs)
+
+
+def read_summary(folder):
+    with open(folder / "results/tiny/summary.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_file_is_there(folder):
+    out = folder / "results/tiny"
+    for suffix in ("tex", "csv", "md"):
+        assert (out / f"tables/tiny_resnet8.{suffix}").stat().st_size > 100
+    for kind in ("tradeoff", "history", "iterations", "schedule", "kafs_kaf_seed0"):
+        assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
+        assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(out.rglob("resume-*"))  # finished runs leave no checkpoint
+
+
+def test_the_summary_has_one_row_a_run_and_attack(folder):
+    rows = read_summary(folder)
+    assert {(row["activation"], row["seed"], row["attack"]) for row in rows} == {
+        (activation, seed, attack)
+        for activation in ("relu", "kaf")
+        for seed in "01"
+        for attack in ("clean", "pgd", "thesis_pgd")
+    }
+    for row in rows:
+        assert float(row["accuracy"]) == pytest.approx(int(row["correct"]) / int(row["examples"]))
+
+
+def test_records_say_where_their_numbers_come_from(folder):
+    out = folder / "results/tiny"
+    record = json.loads((out / "models/tiny_resnet8/kaf/seed0/record.json").read_text())
+    assert record["settings"]["training"]["learning_rate"] == [0.01, 0.1]
+    for key in ("torch", "python", "device", "git_commit", "git_dirty", "job_id", "cuda"):
+        assert key in record["environment"]
+    assert record["wall_seconds"] > 0 and record["peak_memory_bytes"] > 1e6
+    evaluation = json.loads((out / "evaluations/tiny_resnet8/kaf/seed0/pgd.json").read_text())
+    assert evaluation["model_sha256"] == record["model_sha256"]
+    verdicts = load_file(out / "evaluations/tiny_resnet8/kaf/seed0/pgd.safetensors")
+    assert int(verdicts["robust"].sum()) == evaluation["correct"]
+    assert not (verdicts["robust"] & ~verdicts["clean"]).any()
+
+
+def test_a_second_run_does_nothing(folder):
+    assert "Nothing to be done" in tiny(folder).stdout
+
+
+def test_touched_files_rerun_nothing_and_edited_ones_do(folder):
+    model_code = folder / "workflow/scripts/kafnets/models/resnet.py"
+    model_code.touch()
+    (folder / "workflow/scripts/train.py").touch()
+    assert "Nothing to be done" in tiny(folder, "-n").stdout
+    original = model_code.read_text()
+    model_code.write_text(original + "\n# edited\n")
+    try:
+        assert planned(tiny(folder, "-n").stdout)["train"] == 4
+    finally:
+        model_code.write_text(original)
+
+
+def test_only_what_a_change_concerns_runs_again(folder):
+    plot = planned(tiny(folder, "-n", "--config", "experiments={tiny_resnet8: {title: Other}}").stdout)
+    assert plot["render_tables"] == 1 and "train" not in plot and "evaluate" not in plot
+    attack = planned(tiny(folder, "-n", "--config", "evaluation={attacks: {pgd: {restarts: 3}}}").stdout)
+    assert attack["evaluate"] == 4 and "train" not in attack
+    batch = tiny(folder, "-n", "--config", "evaluation={batch_size: 17}", "device=auto").stdout
+    assert "Nothing to be done" in batch
+    seed = planned(tiny(folder, "-n", "--config", "seeds=[0,1,2]").stdout)
+    assert seed["train"] == 2 and seed["evaluate"] == 6
+
+
+def test_the_partial_target_lists_what_is_missing(folder):
+    record = folder / "results/tiny/evaluations/tiny_resnet8/relu/seed1/pgd.json"
+    content = record.read_text()
+    record.unlink()
+    try:
+        output = tiny(folder, "partial").stdout
+    finally:
+        record.write_text(content)
+    assert "11 results" in output and "1 missing" in output
+    missing = (folder / "results/tiny/partial/missing.txt").read_text()
+    assert missing.count("\n") == 1 and "relu" in missing and "pgd" in missing
+
+
+def test_the_range_test_has_a_target_of_its_own(folder):
+    tiny(folder, "lr_range")
+    out = folder / "results/tiny"
+    with open(out / "lr_range/tiny_resnet8/kaf.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 and float(rows[-1]["learning_rate"]) == pytest.approx(0.1)
+    assert "suggested" in json.loads((out / "lr_range/tiny_resnet8/kaf.json").read_text())
+    assert (out / "plots/tiny_resnet8/lr_range.pdf").exists()
+
+
+def test_a_failed_training_shows_its_one_line(folder):
+    result = tiny(
+        folder,
+        "models",
+        "--config",
+        "output=results/diverging",
+        # a penalty that multiplies the weights by -199 in every step: they overflow within the 24 steps
+        "experiments={tiny_resnet8: {activations: [relu], training: {epochs: 12,"
+        " learning_rate: {relu: [99, 100]}, l2: {conv: 1.0, dense: 1.0}}}}",
+        "seeds=[0]",
+        check=False,
+    )
+    assert result.returncode != 0
+    assert re.search(r"error: training stopped at epoch \d, step \d+ of \d+: .* is not finite", result.stdout)
+    assert not list((folder / "results/diverging").rglob("model.safetensors"))
+
+
+def test_scripts_run_without_snakemake(folder):
+    """One reviewer, one row: the attack again by hand gives the recorded verdicts."""
+    out = folder / "results/tiny"
+    record = json.loads((out / "evaluations/tiny_resnet8/relu/seed0/pgd.json").read_text())
+    subprocess.run(
+        [sys.executable, "workflow/scripts/evaluate.py", "--settings", json.dumps(record["settings"])]
+        + ["--model", out / "models/tiny_resnet8/relu/seed0/model.safetensors"]
+        + ["--data", out / "data/digits.safetensors"]
+        + ["--record", folder / "again.json", "--verdicts", folder / "again.safetensors", "--device", "cpu"],
+        cwd=folder,
+        check=True,
+    )
+    assert json.loads((folder / "again.json").read_text())["verdicts_sha256"] == record["verdicts_sha256"]
+
+
+def test_the_report_opens_in_a_browser(folder, tmp_path):
+    tiny(folder, "--report", tmp_path / "report.zip")
+    with zipfile.ZipFile(tmp_path / "report.zip") as archive:
+        archive.extractall(tmp_path)
+    page = next(tmp_path.rglob("report.html"))
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium here")
+    shown = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
+        + ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
+        + [
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=10000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Tables" in shown.stdout and "Plots" in shown.stdout
+
+
+# -- the configuration as it stands
+
+
+def test_the_thesis_is_fifteen_trainings():
+    jobs = planned(snakemake(ROOT, "-n", "--nolock").stdout)
+    assert jobs["train"] == 15 and jobs["evaluate"] == 45 and jobs["download_cifar10"] == 1
+
+
+def test_a_local_archive_needs_no_download(tmp_path):
+    source = tmp_path / "cifar-10-python.tar.gz"
+    source.write_bytes(b"")
+    jobs = planned(
+        snakemake(ROOT, "-n", "--nolock", "--config", f"data={{cifar10: {{source: {source}}}}}").stdout
+    )
+    assert "download_cifar10" not in jobs and jobs["prepare_data"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("experiments={vgg: {activations: [relu, kaf_elo]}}", "did you mean kaf_elu"),
+        ("experiments={vgg: {trainings: {}}}", "did you mean training"),
+        ("evaluation={attacks: {pgd: {eps: 8}}}", "for example 8/255"),
+        ("seeds=[0,0]", "listed twice"),
+    ],
+)
+def test_a_wrong_config_ends_in_one_line(change, message):
+    result = snakemake(ROOT, "-n", "--nolock", "--config", change, check=False)
+    assert result.returncode in (1, 2)
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("error")]
+    assert message in line and "Traceback" not in result.stdout
+
+
+def test_environments_are_complete_and_match_the_pins():
+    """No conda here: the files are right by construction. One channel, a python, the pip pins' versions."""
+    pins = dict(
+        line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
+    )
+    names = {"pytorch": "torch", "matplotlib-base": "matplotlib", "pyyaml": "PyYAML"}
+    for path in (ROOT / "envs").glob("*.yaml"):
+        environment = yaml.safe_load(path.read_text())
+        assert environment["channels"] == ["conda-forge", "nodefaults"]
+        packages = dict(dependency.split(" =") for dependency in environment["dependencies"])
+        assert "python" in packages
+        for name, version in packages.items():
+            if name not in ("python", "tensorflow-cpu"):  # TensorFlow is no part of the pip environment
+                assert pins[names.get(name, name)] == version, f"{path.name}: {name}"
+
+
+def test_style():
+    run = [sys.executable, "-m"]
+    subprocess.run([*run, "ruff", "check", "."], cwd=ROOT, check=True)
+    subprocess.run([*run, "ruff", "format", "--check", "."], cwd=ROOT, check=True)
+    subprocess.run(
+        [Path(sys.executable).parent / "snakefmt", "--check", "Snakefile", "workflow/rules"],
+        cwd=ROOT,
+        check=True,
+    )
+
+
+def test_lint():
+    assert "Congratulations" in snakemake(ROOT, "--lint").stdout

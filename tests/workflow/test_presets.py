@@ -1,0 +1,46 @@
+"""The presets of the README, run as a user runs them."""
+
+import csv
+
+import pytest
+from test_pipeline import copy_repository, snakemake
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return copy_repository(tmp_path_factory.mktemp("repository"))
+
+
+def accuracies(folder, output):
+    """(experiment, activation, attack) -> accuracy."""
+    with open(folder / output / "summary.csv") as file:
+        rows = list(csv.DictReader(file))
+    return {(row["experiment"], row["activation"], row["attack"]): float(row["accuracy"]) for row in rows}
+
+
+def test_in_the_demo_every_network_learns_and_adversarial_training_pays(folder):
+    snakemake(folder, "--configfile", "workflow/presets/demo.yaml")
+    found = accuracies(folder, "results/demo")
+    for experiment in ("digits_vgg", "digits_resnet8"):
+        for activation in ("relu", "swish", "kaf", "kaf_swish"):
+            assert found[experiment, activation, "clean"] >= 0.6, (experiment, activation)
+            assert found[experiment, activation, "pgd"] >= 0.3, (experiment, activation)
+    # the same network, the same data: only the adversary is missing
+    assert found["digits_standard", "relu", "clean"] >= 0.9
+    assert found["digits_standard", "relu", "pgd"] <= found["digits_resnet8", "relu", "pgd"] - 0.3
+
+
+def test_real_cifar10_goes_through_the_whole_pipeline(folder, cifar10_folder):
+    snakemake(
+        folder,
+        "--configfile",
+        "workflow/presets/cifar10_smoke.yaml",
+        "--config",
+        f"data={{cifar10: {{source: {cifar10_folder}}}}}",
+    )
+    found = accuracies(folder, "results/cifar10_smoke")
+    assert len(found) == 4 * 3
+    assert found["vgg", "relu", "clean"] > 0.1  # chance, after two epochs of 1,000 images
+    for name in ("vgg", "resnet20"):
+        table = (folder / f"results/cifar10_smoke/tables/{name}.md").read_text()
+        assert "78.10" in table or "77.52" in table  # the published numbers stand beside ours

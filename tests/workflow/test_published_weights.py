@@ -1,0 +1,60 @@
+"""The thesis's own networks, through the workflow."""
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+from kafnets.registry import PUBLISHED
+from test_pipeline import ROOT, copy_repository, planned, snakemake
+
+PRESET = "workflow/presets/published_smoke.yaml"
+SHARED = ROOT.parent / "shared" / "data" / "thesis_models"
+
+
+@pytest.fixture(scope="module")
+def converted():
+    folder = Path(os.environ.get("KAFNETS_PUBLISHED", SHARED))
+    if not folder.is_dir():
+        pytest.skip("no published weights here: set KAFNETS_PUBLISHED to the folder of the converted files")
+    return folder
+
+
+def test_the_archives_are_fetched_converted_and_judged():
+    jobs = planned(snakemake(ROOT, "-n", "--nolock", "--configfile", PRESET).stdout)
+    assert jobs["download_published"] == jobs["convert_published"] == len(PUBLISHED)
+    assert jobs["import_published"] == 8 + 5 and jobs["evaluate"] == 13 * 4
+    assert not jobs.keys() & {"train", "plot_history", "plot_schedule"}
+
+
+def test_converted_weights_need_neither_network_nor_tensorflow(tmp_path):
+    source = f"data={{published: {{source: {tmp_path}}}}}"
+    for name in PUBLISHED.values():
+        (tmp_path / f"{name}.safetensors").touch()
+    jobs = planned(snakemake(ROOT, "-n", "--nolock", "--configfile", PRESET, "--config", source).stdout)
+    assert not jobs.keys() & {"download_published", "convert_published"}
+    assert jobs["import_published"] == 13
+
+
+def test_two_rows_on_a_few_images(tmp_path, converted, cifar10_folder):
+    folder = copy_repository(tmp_path)
+    few = (
+        "published: {activations: [relu, kaf_elu], test_examples: 20}, "
+        "published_float16: {activations: [kaf_elu], test_examples: 20}"
+    )
+    chosen = [
+        *("--configfile", PRESET, "--config"),
+        f"data={{published: {{source: {converted}}}, cifar10: {{source: {cifar10_folder}}}}}",
+        f"experiments={{{few}}}",
+        "evaluation={run: [clean, pgd], attacks: {pgd: {iterations: 2}}}",
+    ]
+    snakemake(folder, *chosen)
+    out = folder / "results/published_smoke"
+    with open(out / "tables/published.csv") as file:
+        rows = {row["activation"]: row for row in csv.DictReader(file)}
+    assert rows["relu"]["published_accuracy"] == "77.52" and rows["relu"]["published_float16_accuracy"] == ""
+    assert (
+        float(rows["kaf_elu"]["accuracy"]) > 60 and float(rows["kaf_elu"]["published_float16_accuracy"]) > 60
+    )
+    assert (out / "plots/published/tradeoff.pdf").exists()
+    assert "Nothing to be done" in snakemake(folder, "-n", *chosen).stdout
