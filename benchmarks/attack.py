@@ -1,0 +1,289 @@
+"""How long PGD with restarts takes: ours, the plain loop, and the attack libraries.
+
+    python -m benchmarks.attack --model model.safetensors --data cifar10.safetensors --json out.json
+
+Without --model a ResNet20 is first trained for a minute, adversarially, on the bundled digits. Everyone
+attacks the same images with the same settings, in turns, several times over; the table shows medians. A
+library that is not installed is left out (requirements-benchmarks.txt). On a CPU that others use too, the
+processor's time says more than the clock's.
+"""
+
+import argparse
+import importlib
+import importlib.metadata
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
+
+from kafnets import records
+from kafnets.attacks import pgd
+from kafnets.attacks.common import is_correct, predict
+from kafnets.data import load, prepare_digits
+from kafnets.device import resolve
+from kafnets.evaluation import evaluate, synchronize
+from kafnets.files import write_json
+from kafnets.models import create_model, load_model
+from kafnets.training.adversaries import fbf
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="weights (safetensors); default: trained here on the digits")
+    parser.add_argument("--data", help="prepared data set (safetensors) that belongs to --model")
+    parser.add_argument("--activation", default="relu", help="of the network that is trained here")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--eps", type=float, default=8, help="radius, in 255ths")
+    parser.add_argument("--iterations", type=int, default=10)
+    parser.add_argument("--restarts", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="written: every repeat, hardware, versions")
+    arguments = parser.parse_args()
+    if (arguments.model is None) != (arguments.data is None):
+        parser.error("--model and --data go together")
+    torch.set_num_threads(arguments.threads)
+    torch.manual_seed(0)
+    device = resolve(arguments.device)
+    if arguments.model:
+        model = load_model(arguments.model, device)
+        dataset = load(arguments.data, test_examples=arguments.images)
+    else:
+        dataset = prepare_digits()
+        model = train_a_minute(dataset, arguments.activation, arguments.eps / 255, device)
+    bytes_, labels = dataset.test_images[: arguments.images], dataset.test_labels[: arguments.images]
+    case = Case(model, bytes_, labels, device, arguments)
+    result = measure(case, contestants(), arguments.repeats)
+    print_table(result)
+    if arguments.json:
+        write_json(
+            arguments.json,
+            {
+                "benchmark": "attack",
+                "settings": {name: value for name, value in vars(arguments).items() if name != "json"},
+                "environment": records.environment(device),
+                "versions": versions(),
+                "clean_accuracy": case.clean_accuracy,
+                "contestants": result,
+            },
+        )
+
+
+class Case:
+    """The model, the images, and what the attack is to be, for everyone."""
+
+    def __init__(self, model, bytes_, labels, device, arguments):
+        self.model, self.bytes, self.labels = model.eval(), bytes_.to(device), labels.to(device)
+        self.images = self.bytes.float() / 255
+        self.eps, self.step = arguments.eps / 255, arguments.eps / 4 / 255
+        self.iterations, self.restarts = arguments.iterations, arguments.restarts
+        self.batch_size, self.device = arguments.batch_size, device
+        with torch.no_grad():
+            self.clean_accuracy = (
+                is_correct(predict(model, self.images, 64), self.labels).double().mean().item()
+            )
+
+    def batches(self):
+        return zip(self.images.split(self.batch_size), self.labels.split(self.batch_size), strict=True)
+
+
+def ours(case):
+    """As the pipeline runs it, the check of every verdict on the network itself included."""
+    settings = {
+        "method": "pgd",
+        "eps": case.eps,
+        "step": case.step,
+        "iterations": case.iterations,
+        "restarts": case.restarts,
+    }
+    _, verdicts = evaluate(case.model, case.bytes, case.labels, settings, batch_size=case.batch_size)
+    return verdicts["robust"].bool()
+
+
+def ours_unfolded(case):
+    """kafnets.attacks.pgd on the network as it is."""
+    return pgd(
+        case.model,
+        case.images,
+        case.labels,
+        eps=case.eps,
+        step=case.step,
+        iterations=case.iterations,
+        restarts=case.restarts,
+        batch_size=case.batch_size,
+    ).robust
+
+
+def plain_loop(case):
+    """The loop as papers' codes write it: every restart on every image, gradients through `backward`."""
+    robust = []
+    for images, labels in case.batches():
+        with torch.no_grad():
+            right = case.model(images).argmax(1) == labels
+        for _ in range(case.restarts):
+            delta = torch.empty_like(images).uniform_(-case.eps, case.eps)
+            delta = ((images + delta).clamp(0, 1) - images).requires_grad_()
+            for _ in range(case.iterations):
+                functional.cross_entropy(case.model(images + delta), labels).backward()
+                with torch.no_grad():
+                    moved = (delta + case.step * delta.grad.sign()).clamp(-case.eps, case.eps)
+                    delta.copy_((images + moved).clamp(0, 1) - images)
+                    delta.grad.zero_()
+            with torch.no_grad():
+                right &= case.model(images + delta).argmax(1) == labels
+        robust.append(right)
+    case.model.zero_grad(set_to_none=True)
+    return torch.cat(robust)
+
+
+def with_torchattacks(case):
+    """torchattacks: its own way to carry on with what still stands (MultiAttack)."""
+    import torchattacks
+
+    one = torchattacks.PGD(case.model, eps=case.eps, alpha=case.step, steps=case.iterations)
+    attack = torchattacks.MultiAttack([one] * case.restarts) if case.restarts > 1 else one
+    return judged(case, attack)
+
+
+def with_foolbox(case):
+    """foolbox: `repeat`."""
+    import foolbox
+
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=case.step, steps=case.iterations).repeat(case.restarts)
+    wrapped = foolbox.PyTorchModel(case.model, bounds=(0, 1), device=case.device)
+    return judged(case, lambda images, labels: attack(wrapped, images, labels, epsilons=case.eps)[1])
+
+
+def with_adv_lib(case):
+    """adv-lib: `pgd_linf` with restarts."""
+    from adv_lib.attacks import pgd_linf
+
+    def attack(images, labels):
+        return pgd_linf(
+            case.model,
+            images,
+            labels,
+            ε=case.eps,
+            steps=case.iterations,
+            restarts=case.restarts,
+            random_init=True,
+            absolute_step_size=case.step,
+        )
+
+    return judged(case, attack)
+
+
+def judged(case, attack):
+    """The verdicts of a library's adversarial images."""
+    robust = []
+    for images, labels in case.batches():
+        adversarial = attack(images, labels)
+        with torch.no_grad():
+            robust.append(
+                (case.model(images).argmax(1) == labels) & (case.model(adversarial).argmax(1) == labels)
+            )
+    return torch.cat(robust)
+
+
+def contestants():
+    """Name -> function of a case, for all that is installed."""
+    chosen = {"kafnets (pipeline)": ours, "kafnets.attacks.pgd": ours_unfolded, "plain loop": plain_loop}
+    peers = (
+        ("torchattacks", "torchattacks", with_torchattacks),
+        ("foolbox", "foolbox", with_foolbox),
+        ("adv-lib", "adv_lib.attacks", with_adv_lib),
+    )
+    for name, module, function in peers:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            print(f"{name}: left out ({error})", file=sys.stderr)
+        else:
+            chosen[name] = function
+    return chosen
+
+
+def measure(case, functions, repeats):
+    """Everyone's times, in turns, after one turn that does not count."""
+    seconds = {name: [] for name in functions}
+    processor_seconds = {name: [] for name in functions}
+    robust = {}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            torch.manual_seed(turn)
+            synchronize(case.device)
+            started, processor = time.perf_counter(), time.process_time()
+            robust[name] = function(case)
+            synchronize(case.device)
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+                processor_seconds[name].append(time.process_time() - processor)
+    ours_first = next(iter(functions))
+    return {
+        name: {
+            "seconds": seconds[name],
+            "processor_seconds": processor_seconds[name],
+            "median": statistics.median(seconds[name]),
+            "median_processor": statistics.median(processor_seconds[name]),
+            "times_ours": ratio(seconds, name, ours_first),
+            "times_ours_processor": ratio(processor_seconds, name, ours_first),
+            "robust_accuracy": robust[name].double().mean().item(),
+        }
+        for name in functions
+    }
+
+
+def ratio(times, name, ours_name):
+    """The median time of one contestant over ours."""
+    return statistics.median(times[name]) / statistics.median(times[ours_name])
+
+
+def print_table(result):
+    print(f"{'':24}{'median s':>10}{'x ours':>8}{'CPU s':>9}{'x ours':>8}{'robust':>9}")
+    for name, row in result.items():
+        clock = f"{row['median']:10.2f}{row['times_ours']:8.2f}"
+        processor = f"{row['median_processor']:9.2f}{row['times_ours_processor']:8.2f}"
+        print(f"{name:24}{clock}{processor}{row['robust_accuracy']:9.1%}")
+
+
+def versions():
+    found = {}
+    for name in ("torch", "torchattacks", "foolbox", "adv-lib"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def train_a_minute(dataset, activation, eps, device, steps=60):
+    """A network that an attack must work for: a few steps of fast adversarial training."""
+    model = create_model("resnet20", activation=activation).to(device)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+    images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+    for _ in range(steps):
+        rows = torch.randint(len(labels), (64,)).to(device)
+        pixels, classes = images[rows].float() / 255, labels[rows]
+        adversarial = fbf(
+            lambda x, classes=classes: functional.cross_entropy(model(x), classes, reduction="sum"),
+            pixels,
+            eps=eps,
+            step=1.25 * eps,
+        )
+        optimiser.zero_grad()
+        functional.cross_entropy(model(adversarial), classes).backward()
+        optimiser.step()
+    return model
+
+
+if __name__ == "__main__":
+    main()

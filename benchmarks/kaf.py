@@ -1,0 +1,198 @@
+"""Forward and backward of KAF on the shapes of ResNet20, beside torch's SiLU and the plain formula.
+
+    python -m benchmarks.kaf [--device cpu|cuda] [--batch 128] [--repeats 9] [--output kaf.json]
+
+Every contender runs once in each round, so that whatever else the machine does meets all of them; a ratio
+is the median over rounds of a contender's time over SiLU's in the same round. A busy machine lengthens the
+longer runs more: the ratio of the fastest rounds stands beside it. `saved` is what autograd keeps between
+forward and backward, in sizes of the input.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
+
+from kafnets import KAF
+from kafnets.activations.functional import kaf_plain
+from kafnets.files import write_json
+from kafnets.records import environment
+
+SHAPES = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float16", "float32"]}
+FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
+
+
+def contenders(channels, device, compiled):
+    """name -> (function of x, parameters whose gradients are taken)."""
+    layer = KAF(channels, device=device)
+    frozen = KAF(channels, device=device).requires_grad_(False)
+    free = KAF(channels, device=device, **FREE)
+
+    def plain(x):
+        return kaf_plain(x, layer.alpha, layer.dictionary, layer.bandwidth)
+
+    def plain_free(x):
+        return kaf_plain(x, free.alpha, free.dictionary, free.bandwidth)
+
+    runs = {
+        "silu": (torch.nn.SiLU(), []),
+        "plain": (plain, [layer.alpha]),
+        "plain, compiled": (torch.compile(plain), [layer.alpha]),
+        "kaf": (layer, [layer.alpha]),
+        "kaf, input gradient only": (frozen, []),
+        "plain kaf_free": (plain_free, list(free.parameters())),
+        "kaf_free": (free, list(free.parameters())),
+    }
+    return {name: run for name, run in runs.items() if compiled or name != "plain, compiled"}
+
+
+def seconds(function, parameters, x, grad):
+    """(forward, backward) of one call in seconds."""
+    wait = torch.cuda.synchronize if x.is_cuda else lambda: None
+    wait()
+    start = time.perf_counter()
+    y = function(x)
+    wait()
+    middle = time.perf_counter()
+    torch.autograd.grad(y, [x, *parameters], grad)
+    wait()
+    return middle - start, time.perf_counter() - middle
+
+
+def graph_seconds(function, parameters, x, grad, calls=20):
+    """Seconds of forward and backward together on a GPU, without what the host adds: from a CUDA graph."""
+
+    def step():
+        torch.autograd.grad(function(x), [x, *parameters], grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            step()
+    graph.replay()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    graph.replay()
+    end.record()
+    torch.cuda.synchronize()
+    return start.elapsed_time(end) / 1000 / calls
+
+
+def saved_inputs(function, x):
+    """Bytes that autograd keeps for the backward, over those of the input."""
+    storages = {}
+
+    def pack(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        function(x)
+    return sum(storages.values()) / x.untyped_storage().nbytes()
+
+
+def peak_inputs(function, parameters, x, grad):
+    """Most bytes held at once during forward and backward on a GPU, beyond those before, over the input's."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    torch.autograd.grad(function(x), [x, *parameters], grad)
+    return (torch.cuda.max_memory_allocated() - before) / x.untyped_storage().nbytes()
+
+
+def measure(shape, batch, layout, dtype, device, repeats, compiled):
+    """One row per contender, for one shape, layout and dtype."""
+    torch.manual_seed(0)
+    x, grad = torch.randn(2, batch, *shape, device=device).to(getattr(torch, dtype)).unbind()
+    x = x.contiguous(memory_format=FORMATS[layout]).requires_grad_()
+    grad = grad.contiguous(memory_format=FORMATS[layout])
+    runs = contenders(shape[0], device, compiled)
+    for run in runs.values():  # compilers, caches
+        seconds(*run, x, grad)
+        seconds(*run, x, grad)
+    rounds = [{name: seconds(*run, x, grad) for name, run in runs.items()} for _ in range(repeats)]
+    rows = []
+    for name, (function, parameters) in runs.items():
+        times = [sum(one[name]) for one in rounds]
+        row = {
+            **{"contender": name, "batch": batch, "shape": list(shape), "layout": layout, "dtype": dtype},
+            "forward_ms": 1e3 * statistics.median(one[name][0] for one in rounds),
+            "backward_ms": 1e3 * statistics.median(one[name][1] for one in rounds),
+            "total_ms": 1e3 * statistics.median(times),
+            "fastest_ms": 1e3 * min(times),
+            "over_silu": statistics.median(sum(one[name]) / sum(one["silu"]) for one in rounds),
+            "saved_inputs": saved_inputs(function, x),
+        }
+        if device == "cuda":
+            row["peak_inputs"] = peak_inputs(function, parameters, x, grad)
+            row["graph_ms"] = 1e3 * statistics.median(
+                graph_seconds(function, parameters, x, grad) for _ in range(3)
+            )
+        rows.append(row)
+    for row in rows:
+        row["fastest_over_silu"] = row["fastest_ms"] / rows[0]["fastest_ms"]
+    if device == "cuda":
+        for row in rows:
+            row["graph_over_silu"] = row["graph_ms"] / rows[0]["graph_ms"]
+    return rows
+
+
+def print_rows(rows):
+    first = rows[0]
+    size = "x".join(map(str, [first["batch"], *first["shape"]]))
+    print(f"\n{size} {first['layout']} {first['dtype']}")
+    print(
+        f"{'':26}{'forward':>10}{'backward':>10}{'total ms':>10}{'/ SiLU':>8}{'fastest':>9}{'saved':>8}",
+        end="",
+    )
+    print(f"{'graph ms':>10}{'/ SiLU':>8}" if "graph_ms" in first else "")
+    for row in rows:
+        print(f"{row['contender']:26}{row['forward_ms']:10.2f}{row['backward_ms']:10.2f}", end="")
+        print(f"{row['total_ms']:10.2f}{row['over_silu']:8.2f}", end="")
+        print(f"{row['fastest_over_silu']:9.2f}{row['saved_inputs']:8.2f}", end="")
+        print(
+            f"{row['graph_ms']:10.4f}{row['graph_over_silu']:8.2f}" if "graph_ms" in row else "", flush=True
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=device)
+    parser.add_argument("--batch", type=int, nargs="+", help="default: 128, on a GPU 1024 too")
+    parser.add_argument("--repeats", type=int, default=9, help="rounds (default 9)")
+    parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
+    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile of the formula")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/kaf.json"))
+    args = parser.parse_args()
+    batches = args.batch or ([128, 1024] if args.device == "cuda" else [128])
+    print(f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, {args.repeats} rounds")
+    rows = []
+    for dtype in DTYPES[args.device]:
+        for layout in args.layouts:
+            for batch in batches:
+                for shape in SHAPES:
+                    torch.compiler.reset()
+                    new = measure(shape, batch, layout, dtype, args.device, args.repeats, not args.no_compile)
+                    print_rows(new)
+                    rows += new
+    where = environment(torch.device(args.device))
+    write_json(args.output, {"benchmark": "kaf", "environment": where, "repeats": args.repeats, "rows": rows})
+    print(f"\nwritten to {args.output}")
+
+
+if __name__ == "__main__":
+    main()
