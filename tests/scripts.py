@@ -32,8 +32,8 @@ def config():
     return config
 
 
-def training_arguments(folder, data, activation):
-    settings = training_settings(config(), "tiny", activation, 0)
+def training_arguments(folder, data, activation, configuration=None):
+    settings = training_settings(configuration or config(), "tiny", activation, 0)
     return [
         *("--settings", json.dumps(settings), "--data", data, "--device", "cpu"),
         *("--model", folder / "model.safetensors", "--history", folder / "history.csv"),

@@ -36,7 +36,7 @@ def evaluate(model, images, labels, settings, *, batch_size=None, progress=None)
             attack's own settings (`eps` and `step` as "n/255" or floats). `start_seed` seeds the attack
             (default 0, so that all networks face the same random starts). Keys that only say which cell
             of the grid this is are passed over.
-        batch_size (int, optional): images per forward pass.
+        batch_size (int, optional): images per forward pass; halved as often as the device's memory asks for.
         progress (callable, optional): see :func:`kafnets.attacks.pgd`.
 
     Returns:
@@ -55,25 +55,30 @@ def evaluate(model, images, labels, settings, *, batch_size=None, progress=None)
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)
-    arguments = {"batch_size": batch_size, "seed": settings.get("start_seed", 0), **attack_settings(settings)}
+    arguments = {"seed": settings.get("start_seed", 0), **attack_settings(settings)}
 
-    synchronize(device)
-    started = time.perf_counter()
-    try:
-        result = attack(folded(model), pixels, labels, progress=progress, **arguments)
+    def judge(batch_size):
+        result = attack(folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments)
         clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
         queries = result.queries
         if method not in NOT_IMPLYING_CLEAN:
             robust &= clean
             disputed = robust & ~result.robust
             if disputed.any():
-                again = attack(model, pixels[disputed], labels[disputed], **arguments)
+                again = attack(model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments)
                 robust[disputed] = again.robust
                 queries += again.queries
+        return result, clean, robust, queries
+
+    synchronize(device)
+    started = time.perf_counter()
+    try:
+        (result, clean, robust, queries), batch_size = in_memory(judge, batch_size)
     except (TypeError, ValueError) as error:
         raise UserError(f"attack {settings.get('attack', method)}: {error}") from error
     synchronize(device)
     seconds = time.perf_counter() - started
+    zero, _ = in_memory(lambda size: zero_gradient_fraction(model, pixels, labels, size), batch_size)
     correct = int(robust.sum())
     figures = {
         "examples": len(images),
@@ -82,14 +87,43 @@ def evaluate(model, images, labels, settings, *, batch_size=None, progress=None)
         "clean_accuracy": int(clean.sum()) / len(images),
         "queries": queries,
         "gradients": result.gradients,
-        "zero_gradient_fraction": zero_gradient_fraction(model, pixels, labels, batch_size),
+        "zero_gradient_fraction": zero,
         "accuracy_by_iteration": result.accuracy_by_iteration,
+        "batch_size": batch_size,
         "wall_seconds": seconds,
     }
     verdicts = {"robust": robust.to("cpu", torch.uint8), "clean": clean.to("cpu", torch.uint8)}
     if result.distances is not None:
         verdicts["distance"] = result.distances.to("cpu", torch.float32).contiguous()
     return figures, verdicts
+
+
+def in_memory(compute, batch_size):
+    """Computes with half as many images at a time as long as the device's memory does not hold them.
+
+    Args:
+        compute (callable): takes a batch size; called from its beginning again after running out of memory,
+            so that its result is the one of the smaller batch alone.
+        batch_size (int): to begin with.
+
+    Returns:
+        (any, int): what `compute` returned, and the batch size it did so with.
+
+    Raises:
+        UserError: when not even one image fits.
+    """
+    while True:
+        try:
+            return compute(batch_size), batch_size
+        except torch.OutOfMemoryError:
+            pass  # what follows is out of the handler: its traceback holds the tensors of the failed pass
+        if batch_size == 1:
+            raise UserError(
+                "the device's memory does not hold a single image; run fewer jobs on it at a time"
+            )
+        torch.cuda.empty_cache()
+        batch_size //= 2
+        line(f"out of memory: once more with {batch_size} images at a time")
 
 
 def _answers(model, images, adversarial, labels, batch_size):

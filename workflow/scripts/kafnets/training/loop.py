@@ -308,7 +308,8 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
         `kaf_backend`, `seconds`.
 
     Raises:
-        UserError: when the loss or a gradient is not finite, or the checkpoint is another run's.
+        UserError: when the loss or a gradient is not finite, the checkpoint is another run's, or the device's
+            memory does not hold a step; the batch size that fits is named then.
         Interrupted: after a signal, with the state saved.
     """
     name = run_fingerprint(settings, dataset, device)
@@ -346,7 +347,7 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
             for step in range(first_step, training.steps_per_epoch):
                 rate = rates[epoch * training.steps_per_epoch + step]
                 where = f"epoch {epoch + 1}, step {step + 1} of {training.steps_per_epoch}"
-                sums += training.step(*training.batch(order, step), rate, where)
+                sums += _step_in_memory(training, order, step, rate, where)
                 bar.update()
                 if stop.received or time.monotonic() - last_save > checkpoint_seconds:
                     save(epoch, step + 1, sums, history)
@@ -371,6 +372,41 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
             "seconds": clock.total(),
         },
     )
+
+
+def _step_in_memory(training, order, step, rate, where):
+    """One step of an epoch; when it does not fit an error, for a smaller batch is another training."""
+    try:
+        return training.step(*training.batch(order, step), rate, where)
+    except torch.OutOfMemoryError:
+        pass  # what follows is out of the handler: its traceback holds the tensors of the failed pass
+    size = training.options["batch_size"]
+    fitting = fitting_batch_size(training, order)
+    found = f"{fitting} would fit (a step was tried)" if fitting else "2 do not fit either"
+    raise UserError(
+        f"training stopped at {where}: out of memory on {training.device} with a batch_size of {size}; "
+        f"{found}. Write a smaller one under training, or run fewer jobs on the device at a time"
+    )
+
+
+def fitting_batch_size(training, order):
+    """The largest of 1/2, 1/4, ... of the batch size with which a whole step fits; None when not even 2 do.
+
+    The steps are really taken (at a learning rate of 0), so `training` is not to be used any more.
+    """
+    size = training.options["batch_size"] // 2
+    while size >= 2:  # a normalisation cannot train on one image
+        torch.cuda.empty_cache()
+        training.optimizer.zero_grad(set_to_none=True)
+        training.options = {**training.options, "batch_size": size}
+        try:
+            training.step(*training.batch(order, 0), 0.0, "")
+            return size
+        except torch.OutOfMemoryError:
+            size //= 2
+        except UserError:  # not finite, but computed
+            return size
+    return None
 
 
 class _Clock:
