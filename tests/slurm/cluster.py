@@ -29,7 +29,7 @@ SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=30
 CredType=cred/munge
 SlurmUser=root
 StateSaveLocation={folder}/state
@@ -43,8 +43,13 @@ TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 ReturnToService=2
+# a busy machine is no broken one
+MessageTimeout=60
+TCPTimeout=30
+BatchStartTimeout=120
+UnkillableStepTimeout=120
 SchedulerType=sched/backfill
-# decide at once and often, so that tests are quick
+# decide at once and often, so that tests are quick (cred_expire above: a requeued job waits that long)
 SchedulerParameters=bf_interval=1,sched_interval=1,batch_sched_delay=0,requeue_setup_env_fail,max_script_size=67108864
 SlurmdParameters=config_overrides
 SelectType=select/cons_tres
@@ -217,7 +222,7 @@ class Cluster:
             user=owner.pw_uid,
             group=owner.pw_gid,
         )
-        self.until(files["socket"].exists, "munge", 10)
+        self.until(files["socket"].exists, "munge", 60)
 
     def _start_database(self, port, database_port):
         data = self.folder / "database"

@@ -14,7 +14,18 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster, unavailable
 
-from tests.repository import OUT, cell, copy_repository, finish, processes, run, start, verdicts, weights
+from tests.repository import (
+    OUT,
+    cell,
+    copy_repository,
+    finish,
+    processes,
+    run,
+    start,
+    verdicts,
+    weights,
+    words,
+)
 
 pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
 
@@ -101,21 +112,25 @@ class Watch(threading.Thread):
         return self.seen
 
 
-def freeze(cluster, folder, activations):
-    """Stops each training once it has a checkpoint; the SLURM job of each."""
-    jobs = {}
+def freeze(folder, activations, already=0):
+    """Stops each training once it has a checkpoint: its pid and its SLURM job, by activation.
 
-    def all_frozen():
-        for activation in set(activations) - set(jobs):
-            if list(cell(folder, activation).glob("resume-*.ckpt")):
-                ((pid, environment, _),) = processes("train.py", f"{OUT}/models/tiny/{activation}/")
-                os.kill(pid, signal.SIGSTOP)
-                jobs[activation] = environment["SLURM_JOB_ID"]
-        return len(jobs) == len(activations)
-
-    cluster.until(all_frozen, "a checkpoint of every training", 300)
-    assert not weights(folder), "too quick to be disturbed"
-    return jobs
+    What is stopped cannot end before it is disturbed, however quick the machine is. `already`: how many other
+    trainings are done.
+    """
+    running, frozen, end = {}, {}, time.monotonic() + 300
+    while len(frozen) < len(activations):
+        assert time.monotonic() < end, f"no checkpoint of {set(activations) - set(frozen)}\n{words(folder)}"
+        for activation in set(activations) - set(running):
+            for pid, environment, _ in processes("train.py", f"{OUT}/models/tiny/{activation}/"):
+                running[activation] = pid, environment["SLURM_JOB_ID"]
+        for activation in set(running) - set(frozen):
+            if any(cell(folder, activation).glob("resume-*.ckpt")):
+                os.kill(running[activation][0], signal.SIGSTOP)
+                frozen[activation] = running[activation]
+        time.sleep(0.005)
+    assert len(weights(folder)) == already, "too quick to be disturbed"
+    return frozen
 
 
 def training_log(folder, activation):
@@ -129,7 +144,7 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
 
     Beside them one that diverges. None asks for a GPU, so that all four run at once.
     """
-    training = "training: {epochs: 8, learning_rate: {kaf_free: [100, 100]}}"
+    training = "training: {epochs: 10, learning_rate: {kaf_free: [100, 100]}}"
     process = slurm(
         folder,
         *("models", "--retries", "2"),
@@ -140,16 +155,16 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
         ],
     )
     tally.tried("SLURM: a training requeued, cancelled, over its time limit", 3)
-    jobs = freeze(cluster, folder, ["relu", "kaf", "swish"])
+    jobs = {name: job for name, (_, job) in freeze(folder, ["relu", "kaf", "swish"]).items()}
     cluster.run("scontrol", "requeue", jobs["relu"])
     cluster.run("scancel", jobs["kaf"])
     cluster.run("scontrol", "update", f"JobId={jobs['swish']}", "TimeLimit=1")  # a minute from its start
     reference = undisturbed(
         *(prepared, tmp_path, "models", "--config", "seeds=[0]"),
-        "experiments={tiny: {activations: [relu, kaf, swish], training: {epochs: 8}}}",
+        "experiments={tiny: {activations: [relu, kaf, swish], training: {epochs: 10}}}",
     )
     tally.tried("SLURM: a training that fails")
-    output = finish(process, folder, 500, check=False)
+    output = finish(process, folder, 900, check=False)
     assert process.returncode == 1
     for activation in jobs:
         assert "resuming at epoch" in training_log(folder, activation)
@@ -170,38 +185,37 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
     config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 6}}}"]
     process = slurm(folder, "models", *group, config=config)
 
-    def done():
-        return [name for name in ("relu", "kaf") if (cell(folder, name) / "record.json").exists()]
-
-    cluster.until(done, "the first training", 300)
-    (first,) = done()
-    second = {"relu": "kaf", "kaf": "relu"}[first]
-    cluster.until(lambda: list(cell(folder, second).glob("resume-*.ckpt")), "a checkpoint", 300)
-    ((pid, environment, _),) = processes("train.py", f"{OUT}/models/tiny/{second}/")
-    os.kill(pid, signal.SIGSTOP)
+    cluster.until(lambda: processes("train.py", f"{OUT}/models"), "the first training", 300)
+    ((_, _, command),) = processes("train.py", f"{OUT}/models")
+    second = "kaf" if f"{OUT}/models/tiny/relu/" in command else "relu"
+    cluster.until(lambda: cell(folder, second).exists(), "the second training", 300)
+    _, number = freeze(folder, [second], already=1)[second]
     assert [job["gres"] for job in cluster.jobs("running")] == ["gres:gpu:1"]
-    job = cluster.run("scontrol", "show", "job", environment["SLURM_JOB_ID"])
+    job = cluster.run("scontrol", "show", "job", number)
     assert "TimeLimit=1-00:00:00" in job and "NumCPUs=1 " in job and "mem=6000M" in job, job
     tally.tried("SLURM: a job of several trainings cancelled when one was done")
-    cluster.run("scancel", environment["SLURM_JOB_ID"])
+    cluster.run("scancel", number)
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
-    finish(process, folder, 400)
+    finish(process, folder, 900)
     assert len(weights(folder)) == 2 and weights(folder) == weights(reference)
     tally.held("SLURM: a job of several trainings cancelled when one was done")
 
 
 def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
     """Six jobs for two GPUs; the node is drained in mid-run and comes back."""
-    config = ["seeds=[0]"]
+    config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 5}}}"]
     watch = Watch()
     watch.start()
     process = slurm(folder, "evaluations", config=config)
-    cluster.until(lambda: processes("evaluate.py", str(OUT)), "an evaluation", 200)
+    frozen = freeze(folder, ["relu", "kaf"])
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=drain", "reason=test")
-    cluster.until(lambda: not processes("evaluate.py", str(OUT)), "the running tasks to end", 100)
-    assert [job for job in cluster.jobs() if job["state"] == "PENDING"]
+    for pid, _ in frozen.values():
+        os.kill(pid, signal.SIGCONT)
+    # what runs ends, what comes after it waits
+    cluster.until(lambda: not cluster.jobs("running") and cluster.jobs("pending"), "the node to drain", 300)
+    assert len(weights(folder)) == 2 and not verdicts(folder)
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=resume")
-    finish(process, folder, 400)
+    finish(process, folder, 900)
     seen = watch.stop()
     gpus = {job: set(devices) for now in seen for job, devices in now.items()}
     assert all(len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()), gpus
@@ -221,12 +235,11 @@ def test_preempted_by_an_urgent_job(cluster, slurm, folder, prepared, tmp_path, 
     """A partition of higher priority takes the node: SIGTERM, a checkpoint, queued again, the same bits."""
     config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
     process = slurm(folder, "models", config=config)
-    cluster.until(lambda: list(cell(folder).glob("resume-*.ckpt")), "a checkpoint", 300)
+    freeze(folder, ["relu"])
     tally.tried("SLURM: a training preempted")
     urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5"]
     cluster.run(*urgent)
-    assert not weights(folder), "too quick to be disturbed"
-    output = finish(process, folder, 400)
+    output = finish(process, folder, 900)
     assert "resuming at epoch" in training_log(folder, "relu") and "Trying to restart" not in output
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     assert weights(folder) == weights(reference)
@@ -238,11 +251,12 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
     """slurmd dies and comes back: the job under it goes on."""
     config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
     process = slurm(folder, "models", config=config)
-    cluster.until(lambda: list(cell(folder).glob("resume-*.ckpt")), "a checkpoint", 300)
+    ((pid, _),) = freeze(folder, ["relu"]).values()
     tally.tried("SLURM: kill -9 of the node's daemon")
     cluster.stop("slurmd", signal.SIGKILL)
-    time.sleep(3)
+    os.kill(pid, signal.SIGCONT)
+    time.sleep(3)  # the job computes without the daemon
     cluster.restart_slurmd()
-    finish(process, folder, 400)
+    finish(process, folder, 900)
     assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
     tally.held("SLURM: kill -9 of the node's daemon")
