@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kafnets import registry
 from kafnets.config import (
+    card_settings,
     cells,
     evaluation_settings,
     fraction,
@@ -60,6 +61,7 @@ def base():
     }
     tiny["training"]["learning_rate"] = {"default": [0.01, 0.1], "kaf": [0.01, 0.2]}
     config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
+    config["card"]["run"] = [NAME]
     config["data"]["published"]["archives"] = {"relu": {"bytes": 1_240_603, "sha256": "0" * 64}}
     return config
 
@@ -70,6 +72,7 @@ def of_published_weights():
     judged = copy.deepcopy(config["experiments"]["published"])
     del judged["beside"]
     config.update(experiments={NAME: judged}, run=[NAME])
+    config["card"]["run"] = [NAME]
     return config
 
 
@@ -216,6 +219,19 @@ RIGHT = {
     ("evaluation", "attacks", "pgd", "step"): radius,
     ("evaluation", "attacks", "pgd", "iterations"): whole(1, 100_000),
     ("evaluation", "attacks", "pgd", "restarts"): whole(1, 10_000),
+    ("card", "run", 0): one_of(NAME),
+    ("card", "examples"): or_null(whole(1, 1_000_000_000)),
+    ("card", "pictures"): whole(1, 12),
+    ("card", "eps"): radius,
+    ("card", "step"): radius,
+    ("card", "iterations"): whole(1, BASE["card"]["most_iterations"] - 1),
+    ("card", "most_iterations"): whole(BASE["card"]["iterations"] + 1, 100_000),
+    ("card", "restarts"): whole(1, 10_000),
+    ("card", "radii", 0): lambda value: radius(value) and fraction(value) == 0,
+    ("card", "radius_iterations"): whole(1, 100_000),
+    ("card", "queries"): whole(1, 1_000_000),
+    ("card", "samples"): whole(1, 1_000_000),
+    ("card", "sources"): whole(0, 100),
     ("lr_range", "min"): lambda value: number(0, BASE["lr_range"]["max"], above=True, below=True)(value),
     ("lr_range", "max"): number(BASE["lr_range"]["min"], 100, above=True),
     ("lr_range", "epochs"): whole(1, 10_000),
@@ -242,6 +258,9 @@ CONTAINERS = [
     ("evaluation", "run"),
     ("evaluation", "attacks"),
     ("evaluation", "attacks", "pgd"),
+    ("card",),
+    ("card", "run"),
+    ("card", "radii"),
     ("lr_range",),
 ]
 # The mappings in which no key but the known may stand, and those with names of the user's own.
@@ -259,6 +278,7 @@ CLOSED = [
     (*EXPERIMENT, "activation_arguments"),
     ("evaluation",),
     ("evaluation", "attacks", "pgd"),
+    ("card",),
     ("lr_range",),
 ]
 NAMED = [("experiments",), ("evaluation", "attacks")]
@@ -512,8 +532,15 @@ SEMANTIC = [
     (("evaluation", "attacks", "pgd", "eps"), 0.0314, "n/255"),
     (("evaluation", "attacks", "clean", "eps"), "8/255", "does not belong to clean"),
     (("evaluation", "attacks", "clean", "method"), "fgsm", "evaluation.attacks.clean.eps: is missing"),
+    (("evaluation", "attacks", "pgd", "loss"), "ensemble", 'pgd.loss: "ensemble" does not belong to pgd'),
     (("evaluation", "attacks", "pgd", "seed"), 1, "evaluation.attacks.pgd.seed: 1 is an unknown key"),
-    (("lr_range", "min"), 50.0, "lr_range.min: 50.0 is too large; write less than lr_range.max"),
+    (("card", "run"), ["tniy"], 'card.run[0]: "tniy" is not known; did you mean tiny?'),
+    (("card", "radii"), ["0/255"], "too few items"),
+    (("card", "radii"), [f"{n}/255" for n in range(1, 9)], "does not grow from 0; write 0/255, then larger"),
+    (("card", "radii"), [f"{n}/255" for n in (0, 1, 2, 4, 8, 16, 12, 32)], "does not grow from 0"),
+    (("card", "radii", 3), 8, "8/255?"),
+    (("card", "most_iterations"), 50, '"most_iterations": 50} shows no further iterations; write more'),
+    (("lr_range", "min"), 50.0, 'lr_range: {"min": 50.0, "max": 3.0} is no range; write min less than max'),
     ((*EXPERIMENT, "dataset"), "cifar", "did you mean cifar10?"),
     ((*EXPERIMENT, "train_examples"), 1401, "write at most 1400, or null"),
     ((*EXPERIMENT, "reference"), "vggg", "did you mean vgg?"),
@@ -601,6 +628,10 @@ ATTACK_SETTINGS = {
     "confidence": 1,
     "overshoot": 0.02,
     "shrink": 0.05,
+    "sources": ["relu"],
+    "backward": "wider",
+    "width": 3,
+    "delta": 0.5,
     "start_seed": 1,
 }
 
@@ -618,7 +649,48 @@ def test_every_attack_takes_what_the_registry_says(method):
         for name, argument in arguments.items()
         if argument.kind is argument.KEYWORD_ONLY and argument.default is argument.empty
     }
-    assert needed <= set(entry.required)
+    assert needed <= {*entry.required, *(["sources"] if entry.sources == "needed" else [])}
+    assert bool(entry.sources) == ("sources" in arguments)
+
+
+TRANSFER = {"method": "transfer", "eps": "8/255", "step": "2/255", "iterations": 3}
+
+
+def with_transfer(activations=("relu", "kaf"), **settings):
+    config = changed((*EXPERIMENT, "activations"), list(activations))
+    config["evaluation"]["attacks"]["transfer"] = {**TRANSFER, **settings}
+    config["evaluation"]["run"] = ["clean", "pgd", "transfer"]
+    return config
+
+
+def test_transfer_takes_the_models_of_the_other_activations():
+    validate(with_transfer(), SCHEMA, PUBLISHED)
+    config = with_transfer(("relu", "elu", "kaf"))
+    assert evaluation_settings(config, NAME, "elu", 1, "transfer")["sources"] == ["relu", "kaf"]
+    assert "sources" not in evaluation_settings(config, NAME, "elu", 1, "pgd")
+    config = with_transfer(("relu", "elu", "kaf"), sources=["kaf", "elu"])
+    validate(config, SCHEMA, PUBLISHED)
+    assert evaluation_settings(config, NAME, "elu", 1, "transfer")["sources"] == ["kaf"]
+    assert evaluation_settings(config, NAME, "relu", 1, "transfer")["sources"] == ["kaf", "elu"]
+
+
+@pytest.mark.parametrize(
+    ("activations", "sources", "expected"),
+    [
+        (
+            ("relu", "kaf"),
+            ["kaff"],
+            'transfer.sources[0]: "kaff" is no activation of tiny; did you mean kaf?',
+        ),
+        (("relu", "kaf"), ["relu", "elu"], 'transfer.sources[1]: "elu" is no activation of tiny'),
+        (("relu", "kaf"), ["kaf"], "no other model to attack kaf from"),
+        (("relu", "kaf"), [], "no other model to attack relu from"),
+        (("relu",), None, "no other model to attack relu from"),
+    ],
+)
+def test_transfer_without_a_model_to_start_from(activations, sources, expected):
+    given = {} if sources is None else {"sources": sources}
+    assert expected in refused(with_transfer(activations, **given))
 
 
 def test_a_source_that_is_absent():
@@ -660,7 +732,10 @@ def test_slices_hold_what_their_step_needs():
     attack = evaluation_settings(BASE, NAME, "kaf", 1, "pgd")
     assert attack["seed"] == 1 and attack["iterations"] == 50 and "training" not in attack
     assert table_settings(BASE, NAME)["headline"] == "pgd"
-    json.dumps([training, attack], allow_nan=False)
+    card = card_settings(BASE, NAME, "kaf", 1)
+    assert card["examples"] == 40, "no more than the experiment has"
+    assert card["card"]["eps"] == "8/255" and not card["card"].keys() & {"run", "sources", "examples"}
+    json.dumps([training, attack, card], allow_nan=False)
 
 
 # -- config.yaml, schema, registry and presets say the same

@@ -88,7 +88,7 @@ def test_the_summary_has_one_row_a_run_and_attack(folder):
         (activation, seed, attack)
         for activation in ("relu", "kaf")
         for seed in "01"
-        for attack in ("clean", "pgd", "thesis_pgd")
+        for attack in ("clean", "pgd", "thesis_pgd", "transfer")
     }
     for row in rows:
         assert float(row["accuracy"]) == pytest.approx(int(row["correct"]) / int(row["examples"]))
@@ -106,6 +106,15 @@ def test_records_say_where_their_numbers_come_from(folder):
     verdicts = load_file(out / "evaluations/tiny_resnet8/kaf/seed0/pgd.safetensors")
     assert int(verdicts["robust"].sum()) == evaluation["correct"]
     assert not (verdicts["robust"] & ~verdicts["clean"]).any()
+
+
+def test_transfer_is_from_the_other_activation_of_the_same_seed(folder):
+    out = folder / "results/tiny"
+    record = json.loads((out / "evaluations/tiny_resnet8/kaf/seed1/transfer.json").read_text())
+    assert record["settings"]["sources"] == ["relu"]
+    source = json.loads((out / "models/tiny_resnet8/relu/seed1/record.json").read_text())
+    assert record["source_sha256"] == {"relu": source["model_sha256"]}
+    assert record["gradients"] > 0 and record["correct"] <= record["clean_accuracy"] * record["examples"]
 
 
 def test_a_second_run_does_nothing(folder):
@@ -133,7 +142,7 @@ def test_only_what_a_change_concerns_runs_again(folder):
     batch = tiny(folder, "-n", "--config", "evaluation={batch_size: 17}", "device=auto").stdout
     assert "Nothing to be done" in batch
     seed = planned(tiny(folder, "-n", "--config", "seeds=[0,1,2]").stdout)
-    assert seed["train"] == 2 and seed["evaluate"] == 6
+    assert seed["train"] == 2 and seed["evaluate"] == 8
 
 
 def test_the_partial_target_lists_what_is_missing(folder):
@@ -144,7 +153,7 @@ def test_the_partial_target_lists_what_is_missing(folder):
         output = tiny(folder, "partial").stdout
     finally:
         record.write_text(content)
-    assert "11 results" in output and "1 missing" in output
+    assert "15 results" in output and "1 missing" in output
     missing = (folder / "results/tiny/partial/missing.txt").read_text()
     assert missing.count("\n") == 1 and "relu" in missing and "pgd" in missing
 

@@ -17,6 +17,7 @@ from kafnets.config import (
     evaluation_settings,
     is_published,
     lr_range_settings,
+    source_activations,
     table_settings,
     training_settings,
 )
@@ -198,12 +199,9 @@ def published_weights(wildcards):
 @functools.cache
 def attack_code(attack):
     """The library files that an attack runs, its own module beside what all share, as one checksum."""
-    method = config["evaluation"]["attacks"][attack]["method"]
+    entry = registry.ATTACKS[config["evaluation"]["attacks"][attack]["method"]]
     source = (
-        registry.ATTACKS[method]
-        .target.partition(":")[0]
-        .removeprefix("kafnets.")
-        .replace(".", "/")
+        entry.target.partition(":")[0].removeprefix("kafnets.").replace(".", "/")
         + ".py"
     )
     return code(
@@ -211,9 +209,19 @@ def attack_code(attack):
             *BASE_LIBRARY,
             *MODEL_LIBRARY,
             *ATTACK_BASE,
-            *library("evaluation.py", "folding.py", source),
+            *library("evaluation.py", "folding.py", source, *entry.code),
         ]
     )
+
+
+def source_models(wildcards):
+    """The weights that the attack of a cell crafts examples on: none for most attacks."""
+    return [
+        training_files((wildcards.experiment, name, wildcards.seed))["model"]
+        for name in source_activations(
+            config, wildcards.experiment, wildcards.activation, wildcards.attack
+        )
+    ]
 
 
 # -- report.smk

@@ -1,5 +1,6 @@
 # One attack on one network.
-#   in:  {OUT}/models/.../model.safetensors, {OUT}/data/{dataset}.safetensors
+#   in:  {OUT}/models/.../model.safetensors, {OUT}/data/{dataset}.safetensors; for attacks that craft examples on
+#        other models, those of the experiment's other activations, same seed
 #   out: {OUT}/evaluations/{experiment}/{activation}/seed{seed}/ {attack}.json, {attack}.safetensors (verdicts)
 
 
@@ -7,6 +8,7 @@ rule evaluate:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
+        sources=source_models,
         data=prepared_data,
         data_record=prepared_record,
         script=f"{SCRIPT}/evaluate.py",
@@ -31,6 +33,6 @@ rule evaluate:
         code=lambda wildcards: attack_code(wildcards.attack),
     shell:
         "python {input.script} --settings {params.settings:q} --model {input.model:q}"
-        " --model-record {input.model_record:q} --data {input.data:q}"
+        " --sources {input.sources:q} --model-record {input.model_record:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"

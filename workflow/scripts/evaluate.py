@@ -28,6 +28,13 @@ def main():
     parser.add_argument("--model-record", type=Path, help="the training's record, to verify the weights with")
     parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
     parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
+    parser.add_argument(
+        "--sources",
+        nargs="*",
+        type=Path,
+        default=[],
+        help="weights of the other models that the attack uses, in the order of the settings' sources",
+    )
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
     parser.add_argument("--verdicts", required=True, type=Path, help="written: one verdict per image")
     parser.add_argument("--batch-size", type=positive, help="images per forward pass (no effect on verdicts)")
@@ -39,6 +46,15 @@ def main():
     device = resolve(arguments.device or settings.get("device", "auto"))
     model_sha256 = weights_checksum(arguments.model, arguments.model_record)
     model = load_model(arguments.model, device)
+    names = settings.get("sources", [])
+    if len(names) != len(arguments.sources):
+        raise UserError(
+            f"--sources: expected the weights of {', '.join(names) or 'no model'}, found "
+            f"{len(arguments.sources)} files; write one for each of the settings' sources, in their order"
+        )
+    sources = {
+        name: weights_checksum(path, None) for name, path in zip(names, arguments.sources, strict=True)
+    }
     dataset = load(arguments.data, test_examples=settings.get("test_examples"))
 
     name = settings.get("attack", settings.get("method", "attack"))
@@ -49,6 +65,7 @@ def main():
         dataset.test_images,
         dataset.test_labels,
         settings,
+        sources=[load_model(path, device) for path in arguments.sources],
         batch_size=arguments.batch_size or settings.get("batch_size"),
         progress=progress,
     )
@@ -71,6 +88,7 @@ def main():
             "started": started,
             "finished": records.now(),
             "model_sha256": model_sha256,
+            "source_sha256": sources,
             "verdicts_sha256": sha256(arguments.verdicts),
         },
     )
@@ -87,7 +105,7 @@ def positive(text):
 def weights_checksum(model, record):
     """The SHA-256 of the weights, compared with the training's record when there is one to compare with."""
     if not model.is_file():
-        raise UserError(f"--model: no such file: {model}")
+        raise UserError(f"no such file of weights: {model}")
     found = sha256(model)
     if record is not None and read_json(record).get("model_sha256") != found:
         raise UserError(f"{model}: not the weights that {record} tells of; train again or restore the file")

@@ -1,11 +1,13 @@
 """The configuration handed out in slices, one for each step (kafnets/validation.py checks it).
 
-Imports nothing but the standard library: the workflow reads it in a process that has no torch.
+Imports nothing heavy: the workflow reads it in a process that has no torch.
 """
 
 from .errors import UserError
+from .registry import ATTACKS
 
 DEFAULT_RATE = "default"
+_NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -86,6 +88,10 @@ def lr_range_settings(config, experiment, activation):
 
 def evaluation_settings(config, experiment, activation, seed, attack):
     """All that decides the verdicts of one attack on one cell's network."""
+    settings = config["evaluation"]["attacks"][attack]
+    sources = {}
+    if ATTACKS[settings["method"]].sources:
+        sources = {"sources": source_activations(config, experiment, activation, attack)}
     return _plain(
         {
             "experiment": experiment,
@@ -94,9 +100,19 @@ def evaluation_settings(config, experiment, activation, seed, attack):
             "attack": attack,
             "dataset": config["experiments"][experiment]["dataset"],
             "test_examples": config["experiments"][experiment]["test_examples"],
-            **config["evaluation"]["attacks"][attack],
+            **settings,
+            **sources,
         }
     )
+
+
+def source_activations(config, experiment, activation, attack):
+    """The activations on whose models an attack crafts examples: those it names, or all, but the attacked."""
+    settings = config["evaluation"]["attacks"][attack]
+    if not ATTACKS[settings["method"]].sources:
+        return []
+    chosen = settings.get("sources", config["experiments"][experiment]["activations"])
+    return [name for name in chosen if name != activation]
 
 
 def table_settings(config, experiment):
@@ -115,5 +131,21 @@ def table_settings(config, experiment):
             "reference": chosen["reference"],
             "headline": config["evaluation"]["headline"],
             "attacks": {name: config["evaluation"]["attacks"][name] for name in run},
+        }
+    )
+
+
+def card_settings(config, experiment, activation, seed):
+    """All that decides the evaluation card of one cell's network, but for the networks beside it."""
+    chosen = config["experiments"][experiment]
+    wanted = [config["card"]["examples"], chosen["test_examples"]]
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "dataset": chosen["dataset"],
+            "examples": min((number for number in wanted if number is not None), default=None),
+            "card": {key: value for key, value in config["card"].items() if key not in _NOT_OF_A_CARD},
         }
     )

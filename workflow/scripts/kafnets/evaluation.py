@@ -14,14 +14,23 @@ from .registry import ATTACKS, lookup
 
 # Of a slice of the configuration, what says which cell it is; the rest goes to the attack.
 IDENTITY = ("experiment", "activation", "seed", "attack")
-_NOT_FOR_ATTACK = (*IDENTITY, "method", "dataset", "test_examples", "batch_size", "device", "start_seed")
+_NOT_FOR_ATTACK = (
+    *IDENTITY,
+    "method",
+    "dataset",
+    "test_examples",
+    "batch_size",
+    "device",
+    "start_seed",
+    "sources",
+)
 _RADII = ("eps", "step")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
 _SECONDS_BETWEEN_LINES = 20
 
 
-def evaluate(model, images, labels, settings, *, batch_size=None, progress=None):
+def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, progress=None):
     """Attacks every image and counts what stays rightly classified.
 
     The attack runs on a faster copy of the network that computes the same up to rounding. The verdicts are
@@ -36,6 +45,8 @@ def evaluate(model, images, labels, settings, *, batch_size=None, progress=None)
             attack's own settings (`eps` and `step` as "n/255" or floats). `start_seed` seeds the attack
             (default 0, so that all networks face the same random starts). Keys that only say which cell
             of the grid this is are passed over.
+        sources (sequence of nn.Module, optional): for attacks that craft examples on other models: these, one
+            for each of the activations in `settings["sources"]`.
         batch_size (int, optional): images per forward pass; halved as often as the device's memory asks for.
         progress (callable, optional): see :func:`kafnets.attacks.pgd`.
 
@@ -56,6 +67,10 @@ def evaluate(model, images, labels, settings, *, batch_size=None, progress=None)
     pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)
     arguments = {"seed": settings.get("start_seed", 0), **attack_settings(settings)}
+    if len(sources) != len(settings.get("sources", ())):
+        raise UserError(f"sources: expected {len(settings.get('sources', ()))} models, found {len(sources)}")
+    if "sources" in settings:
+        arguments["sources"] = [folded(source) for source in sources]
 
     def judge(batch_size):
         result = attack(folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments)

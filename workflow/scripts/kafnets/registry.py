@@ -16,7 +16,9 @@ class Entry:
     """Where the code of one name lives: `target` is "module:object", called with `arguments`.
 
     `required` and `optional` are the settings that config.yaml must and may give beside the name; `examples`
-    is how many training and test images a data set has.
+    is how many training and test images a data set has. `sources` says of an attack whether the models of the
+    experiment's other activations are "needed" or "used" by it; `code` are library files that it runs beside
+    its own module.
     """
 
     target: str
@@ -25,6 +27,8 @@ class Entry:
     required: tuple = ()
     optional: tuple = ()
     examples: tuple = field(default=(), repr=False)
+    sources: str = field(default="", repr=False)
+    code: tuple = field(default=(), repr=False)
 
     def load(self):
         """The object itself (imports its module)."""
@@ -109,12 +113,31 @@ ATTACKS = {
     # by the distance of the nearest misclassified image; without eps it is robust when there is none at all
     "cw": _nearest("cw", "C&W", "search_steps", "learning_rate", "confidence"),
     "deepfool": _nearest("deepfool", "DeepFool", "norm", "overshoot"),
-    "fmn": _nearest("fmn", "FMN", "norm", "shrink"),
+    "fmn": _nearest("fmn", "FMN", "norm", "step", "shrink"),
     "noise": Entry(
         "kafnets.attacks.blind:noise",
         label="random noise",
         required=("eps",),
         optional=("samples", "norm", "start_seed"),
+    ),
+    "transfer": Entry(
+        "kafnets.attacks.blind:transfer",
+        label="transfer from the other activations' models",
+        required=("eps", "step", "iterations"),
+        optional=("momentum", "norm", "sources", "start_seed"),
+        sources="needed",
+    ),
+    # made for trainable activations: their values as they are, another derivative (backward)
+    "adaptive_pgd": Entry(
+        "kafnets.attacks.adaptive:adaptive_pgd",
+        label="adaptive PGD",
+        required=_PGD,
+        optional=(
+            *("backward", "width", "delta", "loss", "norm", "momentum", "targets", "sources"),
+            "start_seed",
+        ),
+        sources="used",
+        code=("attacks/blind.py",),
     ),
 }
 

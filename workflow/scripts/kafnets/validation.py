@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from .config import fraction, rates
+from .config import fraction, rates, source_activations
 from .errors import UserError
 from .registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED, is_trainable
 
@@ -53,6 +53,7 @@ def validate(config, schema_path, published_path=None):
     _check_shape(config, schema)
     _check_evaluation(config["evaluation"])
     _choose(("run",), config["run"], config["experiments"])
+    _check_card(config["card"], config["experiments"])
     published = None if published_path is None else read_yaml(published_path)
     for name, experiment in config["experiments"].items():
         _check_experiment(("experiments", name), experiment, published)
@@ -60,13 +61,14 @@ def validate(config, schema_path, published_path=None):
             _choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
     for name in config["run"]:
         experiment = config["experiments"][name]
+        _check_sources_of_attacks(config, name)
         _check_source(config, experiment["dataset"])
         if "weights" in experiment:
             _check_source(config, experiment["weights"])
             _check_archives(config["data"][experiment["weights"]], experiment["activations"])
     low, high = config["lr_range"]["min"], config["lr_range"]["max"]
     if low >= high:
-        raise _error(("lr_range", "min"), low, "is too large", f"write less than lr_range.max, {high}")
+        raise _error(("lr_range",), {"min": low, "max": high}, "is no range", "write min less than max")
 
 
 @functools.cache
@@ -298,6 +300,24 @@ def _check_evaluation(evaluation):
         raise _error(("evaluation", "attacks", "clean", "method"), method, "is an attack", "write clean")
 
 
+def _check_sources_of_attacks(config, experiment):
+    """Attacks that craft examples on the models of other activations need these activations."""
+    activations = config["experiments"][experiment]["activations"]
+    for attack in config["evaluation"]["run"]:
+        settings = config["evaluation"]["attacks"][attack]
+        for index, name in enumerate(settings.get("sources", [])):
+            if name not in activations:
+                path = ("evaluation", "attacks", attack, "sources", index)
+                raise _error(path, name, f"is no activation of {experiment}", _choice(name, activations))
+        if ATTACKS[settings["method"]].sources != "needed":
+            continue
+        for activation in activations:
+            if not source_activations(config, experiment, activation, attack):
+                problem = f"leave {attack} no other model to attack {activation} from"
+                allowed = f"write another activation too, or leave {attack} out of evaluation.run"
+                raise _error(("experiments", experiment, "activations"), activations, problem, allowed)
+
+
 def _check_settings(path, given, key, entry):
     """Checks the settings beside `key`, which names an entry: all that it needs, none that is foreign."""
     for name in entry.required:
@@ -308,6 +328,8 @@ def _check_settings(path, given, key, entry):
     for name, value in given.items():
         if name != key and name not in known:
             raise _error((*path, name), value, f"does not belong to {given[key]}", _choice(name, known))
+        if value == "ensemble" and given[key] != "adaptive_pgd":
+            raise _error((*path, name), value, f"does not belong to {given[key]}", "write one loss")
         if name in ("eps", "step"):
             _check_radius((*path, name), value)
 
@@ -317,6 +339,23 @@ def _check_radius(path, value):
         fraction(value)
     except UserError:
         raise _error(path, value, "is out of range", "write n/255 with n from 0 to 255") from None
+
+
+def _check_card(card, experiments):
+    _choose(("card", "run"), card["run"], experiments)
+    for key in ("eps", "step"):
+        _check_radius(("card", key), card[key])
+    for index, radius in enumerate(card["radii"]):
+        _check_radius(("card", "radii", index), radius)
+    radii = [fraction(radius) for radius in card["radii"]]
+    if radii[0] or radii != sorted(set(radii)):
+        raise _error(
+            ("card", "radii"), card["radii"], "does not grow from 0", "write 0/255, then larger ones"
+        )
+    few, many = (card[key] for key in ("iterations", "most_iterations"))
+    if few >= many:
+        given = {"iterations": few, "most_iterations": many}
+        raise _error(("card",), given, "shows no further iterations", "write more most_iterations")
 
 
 def _check_experiment(path, experiment, published):

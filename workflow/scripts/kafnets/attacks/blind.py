@@ -94,7 +94,7 @@ def transfer(
         rows = robust.nonzero()[:, 0]
         if not len(rows):
             break
-        crafted = pgd(
+        crafted = craft(
             _loaded(source, device),
             pixels[rows],
             classes[rows],
@@ -103,9 +103,7 @@ def transfer(
             iterations=iterations,
             momentum=momentum,
             norm=norm,
-            early_stop=False,
             batch_size=batch_size,
-            starts=pixels[rows][None],
         )
         with frozen(model):
             fooled = ~is_correct(predict(model, crafted.adversarial, batch_size), classes[rows])
@@ -121,6 +119,11 @@ def transfer(
         queries=queries,
         gradients=gradients,
     )
+
+
+def craft(source, images, labels, **settings):
+    """PGD on the model `source` from the images themselves to the last iteration; `settings` as there."""
+    return pgd(source, images, labels, early_stop=False, starts=images[None], **settings)
 
 
 def _loaded(source, device):
