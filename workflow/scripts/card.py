@@ -1,0 +1,93 @@
+"""Measures the evaluation card of one network: can its robustness be believed?
+
+    python workflow/scripts/card.py --model model.safetensors --model-record record.json \\
+        --data results/data/cifar10.safetensors --settings card.json \\
+        --record card_of_it.json --tensors card_of_it.safetensors
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import torch
+from kafnets import cli, records
+from kafnets.data import load
+from kafnets.device import resolve
+from kafnets.diagnostics import card, checks
+from kafnets.errors import UserError
+from kafnets.files import atomic_path, read_json, sha256, write_json
+from kafnets.models import load_model
+from kafnets.progress import line
+from safetensors.torch import save
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", required=True, type=Path, help="weights (safetensors)")
+    parser.add_argument("--model-record", required=True, type=Path, help="the record of these weights")
+    parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
+    parser.add_argument("--sources", nargs="*", default=[], help="networks whose adversarial examples to try")
+    parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
+    parser.add_argument("--record", required=True, type=Path, help="written: figures and checks")
+    parser.add_argument("--tensors", required=True, type=Path, help="written: what the pictures show")
+    parser.add_argument("--batch-size", type=int, help="images per forward pass")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    settings = cli.settings_argument(arguments.settings)
+    device = resolve(arguments.device)
+    model_record = read_json(arguments.model_record)
+    if model_record.get("model_sha256") != sha256(arguments.model):
+        raise UserError(
+            f"{arguments.model}: not the weights that {arguments.model_record} tells of; train again"
+        )
+    model = load_model(arguments.model, device)
+    dataset = load(arguments.data, test_examples=settings["examples"])
+
+    started, clock = records.now(), time.perf_counter()
+    figures, tensors = card.measure(
+        model,
+        dataset.test_images,
+        dataset.test_labels,
+        settings["card"],
+        arguments.sources,
+        batch_size=arguments.batch_size,
+        note=line,
+    )
+    judged = checks.judge(figures)
+    for check in judged:
+        line(f"{'pass' if check['passed'] else 'FAIL'} {check['name']}: {check['figure']}")
+    with atomic_path(arguments.tensors) as temporary:
+        temporary.write_bytes(save(tensors))
+    write_json(
+        arguments.record,
+        {
+            "kind": "card",
+            **{key: settings[key] for key in ("experiment", "activation", "seed")},
+            "training": _training(model_record["settings"]),
+            "classes": list(dataset.classes),
+            "settings": settings,
+            "sources": [str(source) for source in arguments.sources],
+            "figures": figures,
+            "checks": judged,
+            "wall_seconds": time.perf_counter() - clock,
+            "peak_memory_bytes": records.peak_memory_bytes(device),
+            "environment": records.environment(device),
+            "started": started,
+            "finished": records.now(),
+            "model_sha256": model_record["model_sha256"],
+            "tensors_sha256": sha256(arguments.tensors),
+        },
+    )
+
+
+def _training(settings):
+    """The adversary that a network was trained with, or whose weights it has."""
+    return settings["training"]["adversary"]["name"] if "training" in settings else settings["weights"]
+
+
+if __name__ == "__main__":
+    cli.run(main)
