@@ -30,6 +30,8 @@ constexpr int64_t kFlush = 8192;   // points summed in float before they go to d
 constexpr int64_t kItem = 32768;   // points of a channel in one piece of work
 constexpr int kLanes = 16;         // channels of a tile, at most
 constexpr int64_t kTile = 512;     // points of a channel in a tile
+constexpr int64_t kRows = 512;    // points of a channel that are worth fetching its sums for
+constexpr int64_t kShortRow = 32;  // too short to be worked on where it lies
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
 constexpr int32_t kMagicBits = 0x4B400000;
 
@@ -123,13 +125,12 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
       low[k] = _mm512_loadu_ps(piece.coefficients + k * 32);
       high[k] = _mm512_loadu_ps(piece.coefficients + k * 32 + 16);
     }
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 valid = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1);
-    const __m512 xs = _mm512_maskz_loadu_ps(valid, x + i);
+  // the polynomials at xs, and which of them are not within the cells
+  const auto polynomials = [&](__m512 xs, __mmask16 valid, __mmask16& outside) {
     const __m512 rounded = _mm512_fmadd_ps(xs, inverse, offset);
     const __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
     const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(rounded), magic);
-    const __mmask16 outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
+    outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
     __m512 value;
     if (kTable) {
       value = _mm512_permutex2var_ps(low[kCoefficients - 1], cell, high[kCoefficients - 1]);
@@ -143,10 +144,23 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
         value = _mm512_fmadd_ps(
             value, u, _mm512_mask_i32gather_ps(zero, inside, cell, piece.coefficients + k * piece.cells, 4));
     }
-    if (kTimes) value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(valid, g + i));
-    _mm512_mask_storeu_ps(y + i, valid, value);
+    return value;
+  };
+  __mmask16 outside;
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) {  // whole vectors without a mask: some processors store masked ones slowly
+    __m512 value = polynomials(_mm512_loadu_ps(x + i), 0xFFFF, outside);
+    if (kTimes) value = _mm512_mul_ps(value, _mm512_loadu_ps(g + i));
+    _mm512_storeu_ps(y + i, value);
     if (__builtin_expect(outside, 0))
       evaluate_tail(piece, call, x + i, kTimes ? g + i : nullptr, y + i, outside);
+  }
+  if (i < n) {
+    const __mmask16 valid = static_cast<__mmask16>((1u << (n - i)) - 1);
+    __m512 value = polynomials(_mm512_maskz_loadu_ps(valid, x + i), valid, outside);
+    if (kTimes) value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(valid, g + i));
+    _mm512_mask_storeu_ps(y + i, valid, value);
+    if (outside) evaluate_tail(piece, call, x + i, kTimes ? g + i : nullptr, y + i, outside);
   }
 }
 
@@ -166,10 +180,8 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
   const __m512 half = _mm512_set1_ps(0.5f);
   const __m512i magic = _mm512_set1_epi32(kMagicBits), zero = _mm512_setzero_si512();
   const __m512i cells = _mm512_set1_epi32(static_cast<int>(piece.cells * kFine));
-  alignas(64) float terms[4][16];
   alignas(64) int32_t places[16];
-  for (int64_t i = 0; i < n; i += 16) {
-    const __mmask16 valid = n - i >= 16 ? 0xFFFF : static_cast<__mmask16>((1u << (n - i)) - 1);
+  const auto sixteen = [&](int64_t i, __mmask16 valid) {
     const __m512 xs = _mm512_maskz_loadu_ps(valid, x + i);
     const __m512 floor = _mm512_fmadd_round_ps(xs, inverse, offset, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(floor), magic);
@@ -180,22 +192,27 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
     v = _mm512_maskz_mov_ps(counts, v);
     const __m512 m0 = _mm512_maskz_loadu_ps(counts, g + i);
     const __m512 m1 = _mm512_mul_ps(m0, v), m2 = _mm512_mul_ps(m1, v), m3 = _mm512_mul_ps(m2, v);
-    const __m512i place = _mm512_slli_epi32(_mm512_mask_mov_epi32(zero, inside, cell), 2);
+    _mm512_store_si512(places, _mm512_slli_epi32(_mm512_mask_mov_epi32(zero, inside, cell), 2));
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(m0, m1));
     const __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(m2, m3));
     const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(m0, m1));
     const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(m2, m3));
-    _mm512_store_pd(reinterpret_cast<double*>(terms[0]), _mm512_unpacklo_pd(a, b));
-    _mm512_store_pd(reinterpret_cast<double*>(terms[1]), _mm512_unpackhi_pd(a, b));
-    _mm512_store_pd(reinterpret_cast<double*>(terms[2]), _mm512_unpacklo_pd(c, d));
-    _mm512_store_pd(reinterpret_cast<double*>(terms[3]), _mm512_unpackhi_pd(c, d));
-    _mm512_store_si512(places, place);
-    for (int lane = 0; lane < 4; ++lane)
-      for (int q = 0; q < kCopies; ++q) {  // point 4 * lane + q lies in lane `lane` of terms[q]
-        float* sum = sums + q * copy + places[4 * lane + q];
-        _mm_store_ps(sum, _mm_add_ps(_mm_load_ps(sum), _mm_load_ps(terms[q] + 4 * lane)));
-      }
-  }
+    // terms[q] holds the moments of the points q, 4 + q, 8 + q and 12 + q
+    const __m512 terms[4] = {
+        _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
+        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))};
+    const auto add = [&](int point, __m128 term) {
+      float* sum = sums + point % kCopies * copy + places[point];
+      _mm_store_ps(sum, _mm_add_ps(_mm_load_ps(sum), term));
+    };
+    for (int q = 0; q < kCopies; ++q) add(q, _mm512_castps512_ps128(terms[q]));
+    for (int q = 0; q < kCopies; ++q) add(4 + q, _mm512_extractf32x4_ps(terms[q], 1));
+    for (int q = 0; q < kCopies; ++q) add(8 + q, _mm512_extractf32x4_ps(terms[q], 2));
+    for (int q = 0; q < kCopies; ++q) add(12 + q, _mm512_extractf32x4_ps(terms[q], 3));
+  };
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16) sixteen(i, 0xFFFF);
+  if (i < n) sixteen(i, static_cast<__mmask16>((1u << (n - i)) - 1));
 }
 
 inline void transpose(__m512 rows[16]) {
@@ -337,18 +354,17 @@ struct Sums {
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How a call is cut: by its shape alone.
+// How a call is cut: by its shape alone. A group of channels is done together at `step` points of each.
 struct Plan {
   int64_t group, points, step, blocks, block;
-  bool tiled;
+  bool tiled;  // through copies in which the points of a channel are neighbours; else row by row where they lie
 
   explicit Plan(const PiecewiseCall& call) {
     const int64_t row = call.interleaved ? 1 : std::max<int64_t>(1, call.positions);
-    tiled = row < kTile;
-    group = call.interleaved ? kLanes : std::clamp<int64_t>(1024 / row, 1, kLanes);
-    if (!tiled) group = 1;
+    tiled = row < kShortRow;
+    step = std::max<int64_t>(1, (tiled ? kTile : kRows) / row) * row;  // whole rows
+    group = tiled ? kLanes : std::clamp<int64_t>(32 * kRows / step, 1, kLanes);
     points = call.batch * call.positions;
-    step = tiled ? kTile / row * row : row;  // whole rows
     block = std::max<int64_t>(1, kItem / step) * step;
     blocks = divide_up(points, block);
   }
@@ -375,25 +391,35 @@ struct Worker {
 
   Worker(const PiecewiseCall& call, const Plan& plan) : call(call), plan(plan) {}
 
-  void both(int64_t c, const float* x, const float* g, float* y, int64_t n) {
-    if (call.coefficients) evaluate(pieces[c], call, x, g, y, n);
-    if (call.cotangents) moments[c].add(pieces[c], x, g, n);
-  }
-
   void tile(int64_t c0, int64_t lanes, int64_t at, int64_t n) {
     float *x = tiles.data, *g = x + plan.group * kTile, *y = g + plan.group * kTile;
     move_tile<true>(call, const_cast<float*>(call.x), c0, lanes, at, n, x);
     if (call.g) move_tile<true>(call, const_cast<float*>(call.g), c0, lanes, at, n, g);
-    for (int64_t c = 0; c < lanes; ++c)
-      both(c, x + c * kTile, call.g ? g + c * kTile : nullptr, y + c * kTile, n);
+    for (int64_t c = 0; c < lanes; ++c) {
+      const float *xs = x + c * kTile, *gs = call.g ? g + c * kTile : nullptr;
+      if (call.coefficients) evaluate(pieces[c], call, xs, gs, y + c * kTile, n);
+      if (call.cotangents) moments[c].add(pieces[c], xs, gs, n);
+    }
     if (call.coefficients) move_tile<false>(call, call.y, c0, lanes, at, n, y);
   }
 
-  void row(int64_t c0, int64_t b) {
-    const int64_t at = (b * call.channels + c0) * call.positions;
-    for (int64_t p = 0; p < call.positions; p += 1024)
-      both(0, call.x + at + p, call.g ? call.g + at + p : nullptr, call.y ? call.y + at + p : nullptr,
-           std::min<int64_t>(1024, call.positions - p));
+  // In the order of memory for the values; then channel by channel, so that one channel's sums stay near.
+  void rows(int64_t c0, int64_t lanes, int64_t at, int64_t n) {
+    const int64_t size = call.positions, first = at / size, last = (at + n) / size;
+    const auto start = [&](int64_t b, int64_t c) { return (b * call.channels + c0 + c) * size; };
+    if (call.coefficients)
+      for (int64_t b = first; b < last; ++b)
+        for (int64_t c = 0; c < lanes; ++c) {
+          const int64_t row = start(b, c);
+          evaluate(pieces[c], call, call.x + row, call.g ? call.g + row : nullptr, call.y + row, size);
+        }
+    if (call.cotangents)
+      for (int64_t c = 0; c < lanes; ++c)
+        for (int64_t b = first; b < last; ++b)
+          for (int64_t p = 0; p < size; p += kFlush) {
+            const int64_t row = start(b, c) + p;
+            moments[c].add(pieces[c], call.x + row, call.g + row, std::min(kFlush, size - p));
+          }
   }
 
   void run(int64_t block, int64_t c0) {
@@ -404,8 +430,9 @@ struct Worker {
     }
     const int64_t end = std::min(plan.points, (block + 1) * plan.block);
     for (int64_t at = block * plan.block; at < end; at += plan.step) {
-      if (plan.tiled) tile(c0, lanes, at, std::min(plan.step, end - at));
-      else row(c0, at / call.positions);
+      const int64_t n = std::min(plan.step, end - at);
+      if (plan.tiled) tile(c0, lanes, at, n);
+      else rows(c0, lanes, at, n);
     }
     if (call.cotangents)
       for (int64_t c = 0; c < lanes; ++c)
