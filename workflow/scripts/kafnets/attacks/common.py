@@ -139,6 +139,18 @@ def predict(model, images, batch_size):
     return torch.cat([model(batch) for batch in images.split(batch_size)])
 
 
+class _ContiguousGradient(torch.autograd.Function):
+    """The images, and behind them a gradient stored in the plain order, which is all that some libraries read."""
+
+    @staticmethod
+    def forward(ctx, images):
+        return images.view_as(images)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.contiguous()
+
+
 class Counted(nn.Module):
     """A model that counts what it is asked: forward and backward passes, in images."""
 
@@ -149,7 +161,7 @@ class Counted(nn.Module):
 
     def forward(self, images):
         self.queries += len(images)
-        logits = self.model(images)
+        logits = self.model(_ContiguousGradient.apply(images))
         if logits.requires_grad:
             logits.register_hook(self._count_gradient)
         return logits

@@ -100,7 +100,8 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     check_integer("batch_size", batch_size, 1)
     package = library("pyautoattack", "pyautoattack")
-    counted, pixels, classes = Counted(model), images.to(device), labels.to(device)
+    counted, classes = Counted(model), labels.to(device)
+    pixels = images.to(device).contiguous()  # the package reads no other order
     adversarial = pixels.clone()
     with frozen(counted), seeded(seed, device):
         if not len(images):
