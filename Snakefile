@@ -16,6 +16,7 @@ include: "workflow/rules/data.smk"
 include: "workflow/rules/train.smk"
 include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/card.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -25,6 +26,8 @@ rule all:
         SUMMARY,
         TABLES,
         PLOTS,
+        CARD_TABLES,
+        CARD_PLOTS,
 
 
 rule models:

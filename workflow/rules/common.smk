@@ -13,6 +13,7 @@ sys.path.insert(0, str(SCRIPTS))
 
 from kafnets import registry
 from kafnets.config import (
+    card_settings,
     cells,
     evaluation_settings,
     is_published,
@@ -341,4 +342,101 @@ def lr_range_files(kind):
     return lambda wildcards: [
         f"{OUT}/lr_range/{wildcards.experiment}/{activation}.{kind}"
         for activation in config["experiments"][wildcards.experiment]["activations"]
+    ]
+
+
+# -- card.smk
+FIRST_SEEDS = {cell[:2]: cell[2] for cell in reversed(CELLS)}
+
+
+def is_first_seed(cell):
+    """Whether a network is the one of its activation that the pictures show."""
+    return cell[2] == FIRST_SEEDS[cell[:2]]
+
+
+CARD_CELLS = [cell for cell in CELLS if cell[0] in config["card"]["run"]]
+CARD_EXPERIMENTS = list(dict.fromkeys(cell[0] for cell in CARD_CELLS))
+CARD_TABLES = [
+    f"{OUT}/cards/{name}.{kind}" for name in CARD_EXPERIMENTS for kind in ("csv", "md")
+]
+CARD_PLOTS = [
+    f"{OUT}/plots/{name}/{kind}.pdf"
+    for name in CARD_EXPERIMENTS
+    for kind in ("radii", "depth", "saliency", "landscapes")
+] + [
+    f"{OUT}/plots/{cell[0]}/{kind}_{cell[1]}_seed{cell[2]}.pdf"
+    for cell in CARD_CELLS
+    if is_first_seed(cell)
+    for kind in ("gallery", "layers")
+]
+CARD_CODE = code(
+    BASE_LIBRARY
+    + MODEL_LIBRARY
+    + ATTACK_BASE
+    + library(
+        "diagnostics/card.py",
+        "diagnostics/checks.py",
+        "diagnostics/gradients.py",
+        "diagnostics/layers.py",
+        "evaluation.py",
+        "folding.py",
+        "attacks/blind.py",
+        "attacks/standard.py",
+    )
+)
+CARD_READING = ("diagnostics/__init__.py", "diagnostics/reading.py")
+
+
+def card_files(cell):
+    path = f"{cell_folder('cards', *cell)}"
+    return {"record": f"{path}.json", "tensors": f"{path}.safetensors"}
+
+
+def card_sources(wildcards):
+    """The networks of other activations, same experiment and seed, whose adversarial examples a card tries."""
+    activations = config["experiments"][wildcards.experiment]["activations"]
+    others = [name for name in activations if name != wildcards.activation]
+    return [
+        training_files((wildcards.experiment, name, wildcards.seed))["model"]
+        for name in others[: config["card"]["sources"]]
+    ]
+
+
+def cards(wildcards):
+    """The cards of an experiment, every seed."""
+    return [
+        card_files(cell)["record"]
+        for cell in CARD_CELLS
+        if cell[0] == wildcards.experiment
+    ]
+
+
+def first_cards(wildcards, kind="record"):
+    """The cards of an experiment, one an activation."""
+    return [
+        card_files(cell)[kind]
+        for cell in CARD_CELLS
+        if cell[0] == wildcards.experiment and is_first_seed(cell)
+    ]
+
+
+def saliency_cards(wildcards, kind="record"):
+    """The first cards of an experiment, and of those on the same images that trained without an adversary."""
+
+    def images(experiment):
+        settings = card_settings(config, experiment, "any", 0)
+        return settings["dataset"], settings["examples"]
+
+    beside = [
+        name
+        for name in CARD_EXPERIMENTS
+        if name in TRAINED_EXPERIMENTS
+        and name != wildcards.experiment
+        and config["experiments"][name]["training"]["adversary"]["name"] == "none"
+        and images(name) == images(wildcards.experiment)
+    ]
+    return [
+        card_files(cell)[kind]
+        for cell in CARD_CELLS
+        if cell[0] in (wildcards.experiment, *beside) and is_first_seed(cell)
     ]

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import torch
 from kafnets import cli, records
+from kafnets.attacks.common import default_batch_size
 from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.diagnostics import card, checks
 from kafnets.errors import UserError
+from kafnets.evaluation import in_memory
 from kafnets.files import atomic_path, read_json, sha256, write_json
 from kafnets.models import load_model
 from kafnets.progress import line
@@ -48,14 +50,12 @@ def main():
     dataset = load(arguments.data, test_examples=settings["examples"])
 
     started, clock = records.now(), time.perf_counter()
-    figures, tensors = card.measure(
-        model,
-        dataset.test_images,
-        dataset.test_labels,
-        settings["card"],
-        arguments.sources,
-        batch_size=arguments.batch_size,
-        note=line,
+    images, labels = dataset.test_images, dataset.test_labels
+    (figures, tensors), _ = in_memory(
+        lambda size: card.measure(
+            model, images, labels, settings["card"], arguments.sources, batch_size=size, note=line
+        ),
+        arguments.batch_size or default_batch_size(device),
     )
     judged = checks.judge(figures)
     for check in judged:

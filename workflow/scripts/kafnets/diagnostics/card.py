@@ -127,9 +127,8 @@ def _over_radii(bench, settings):
     iterations, found = settings["radius_iterations"], []
     for text in settings["radii"]:
         eps = fraction(text)
-        result, figures = bench.run(
-            f"eps {text}", pgd, eps=eps, step=min(STEP_PER_RADIUS * eps / iterations, 1), iterations=iterations
-        )
+        step = STEP_PER_RADIUS * eps / iterations
+        result, figures = bench.run(f"eps {text}", pgd, eps=eps, step=step, iterations=iterations)
         found.append({"eps": text, "correct": int(result.robust.sum()), **figures})
     return found
 
@@ -170,10 +169,11 @@ def _layer_figures(model, layer):
         "name": layer["name"],
         "lowest_input": layer["low"].min().item(),
         "highest_input": layer["high"].max().item(),
-        "steepest": slope if math.isfinite(slope) else None,
+        "steepest": slope if math.isfinite(slope) else None,  # JSON has no infinity
         "most_curved": curvature if math.isfinite(curvature) else None,
         "distance": layer["distance"],
         "relative_distance": layer["relative_distance"],
+        "distribution_distance": (layer["counts"][1] - layer["counts"][0]).norm().item(),
     }
 
 

@@ -46,26 +46,26 @@ class Check:
 
 def _steepest(layers, key):
     values = [layer[key] for layer in layers]
-    # a derivative that is no number is worse than any number, and JSON has no infinity
+    # a derivative that is not finite is worse than any that is
     return None if any(value is None for value in values) else max(values)
 
 
 CHECKS = (
     Check(
         "clean_at_zero",
-        "at radius 0 the accuracy is the clean one",
+        "how far the accuracy at radius 0 is from the clean one",
         lambda m: abs(m["radii"][0]["accuracy"] - m["clean_accuracy"]),
         0.0,
     ),
     Check(
         "nothing_at_largest",
-        "at the largest radius nothing is left",
+        "accuracy at the largest radius",
         lambda m: m["radii"][-1]["accuracy"],
         LEFT_AT_LARGEST,
     ),
     Check(
         "falls_with_radius",
-        "a larger radius leaves no more: largest rise between neighbouring radii",
+        "largest rise of the accuracy from one radius to the next",
         lambda m: max(
             after["accuracy"] - before["accuracy"]
             for before, after in zip(m["radii"][:-1], m["radii"][1:], strict=True)
@@ -74,31 +74,31 @@ CHECKS = (
     ),
     Check(
         "iterations_suffice",
-        "more iterations find hardly more: what those beyond the attack's own take",
+        "accuracy that iterations beyond the attack's own take",
         lambda m: m["accuracy_by_iteration"][m["iterations"]] - m["accuracy_by_iteration"][-1],
         SLACK,
     ),
     Check(
         "restarts_suffice",
-        "more restarts find hardly more: what as many again take",
+        "accuracy that as many random starts again take",
         lambda m: m["attacks"]["pgd"]["accuracy"] - m["attacks"]["pgd_twice"]["accuracy"],
         SLACK,
     ),
     Check(
         "iterations_beat_one_step",
-        "many steps find more than one: accuracy under PGD above that under FGSM",
+        "accuracy under PGD less that under FGSM, its single step",
         lambda m: m["attacks"]["pgd"]["accuracy"] - m["attacks"]["fgsm"]["accuracy"],
         0.0,
     ),
     Check(
         "white_box_beats_black_box",
-        "what looks at the gradient finds all that the others find: images fooled by Square or transfer alone",
+        "images that Square or transfer fools and PGD does not",
         lambda m: m["only_black_box"],
         SLACK,
     ),
     Check(
         "black_box_beats_noise",
-        "a search finds more than chance: accuracy under Square, and under transfer, above that under noise",
+        "accuracy under Square or transfer, the higher, less that under random noise",
         lambda m: max(
             m["attacks"][name]["accuracy"] - m["attacks"]["noise"]["accuracy"]
             for name in ("square", "transfer")
@@ -120,21 +120,21 @@ CHECKS = (
     ),
     Check(
         "gradient_leads_up",
-        "images whose loss a step along the gradient raises, and more than a random step",
+        "images whose loss a step along the gradient raises, and by more than a random one",
         lambda m: m["rising_losses"],
         RISING,
         at_least=True,
     ),
     Check(
         "slopes",
-        "largest |f'| of an activation over the range of its inputs",
+        "largest |f′| of an activation over the range of its inputs",
         lambda m: _steepest(m["layers"], "steepest"),
         STEEPEST,
         unit="slope",
     ),
     Check(
         "curvatures",
-        "largest |f''| of an activation over the range of its inputs",
+        "largest |f″| of an activation over the range of its inputs",
         lambda m: _steepest(m["layers"], "most_curved"),
         MOST_CURVED,
         unit="slope",

@@ -35,7 +35,7 @@ def random_signs(images, seed):
 
 
 def rising(model, images, labels, gradients, before, step, batch_size, seed=0):
-    """(N,) bool: a step along the sign of the gradient raises the loss, and more than one along random signs."""
+    """(N,) bool: a step along the gradient's signs raises the loss, and more than one along random signs."""
     along = losses(model, (images + step * gradients.sign()).clamp(0, 1), labels, batch_size)
     aside = losses(model, (images + step * random_signs(images, seed)).clamp(0, 1), labels, batch_size)
     return (along > before) & (along > aside)
@@ -46,8 +46,8 @@ def alignments(model, images, batch_size):
 
     .. math:: \alpha(x) = \frac{|\langle x, \nabla \Psi(x) \rangle|}{\|\nabla \Psi(x)\|}
 
-    :math:`\Psi` is the largest logit. In the units of the image's own L2 norm, which it cannot exceed; 0 where
-    there is no gradient.
+    :math:`\Psi` is the largest logit. In the units of the image's own L2 norm, which it cannot exceed; 0
+    where there is no gradient.
 
     Source: Etmann, Lunz, Maass & Schönlieb 2019, arXiv:1905.04172, definition 4.
     """

@@ -1,4 +1,4 @@
-"""The shapes of a network's kernel activation functions before and after training.
+"""The shapes of a network's kernel activation functions, and their slopes, before and after training.
 
 The only figure that looks into a model; everything else is drawn from records.
 """
@@ -23,13 +23,16 @@ WIDER = 1.5  # the curves are drawn this much beyond the dictionary
 class Shapes:
     """One layer's activation functions on the points `x`: rows of `before` and `after` are channels.
 
-    `density` is that of the layer's inputs as its batch normalisation implies it, or None.
+    So are those of their derivatives, `slopes_before` and `slopes_after`. `density` is that of the layer's
+    inputs as its batch normalisation implies it, or None.
     """
 
     name: str
     x: numpy.ndarray
     before: numpy.ndarray
     after: numpy.ndarray
+    slopes_before: numpy.ndarray
+    slopes_after: numpy.ndarray
     density: numpy.ndarray | None
 
 
@@ -51,16 +54,13 @@ def shapes(initial, trained):
     before = dict(initial.named_modules())
     reach = WIDER * max(module.dictionary.abs().max().item() for module in map(before.get, sites))
     x = torch.linspace(-reach, reach, POINTS)
-    return [
-        Shapes(
-            name,
-            x.numpy(),
-            _evaluate(before[name], x),
-            _evaluate(module, x),
-            _density(normalisations.get(name), x),
-        )
-        for name, module in sites.items()
-    ]
+    found = []
+    for name, module in sites.items():
+        start, slope_at_start = _evaluate(before[name], x)
+        end, slope_at_end = _evaluate(module, x)
+        density = _density(normalisations.get(name), x)
+        found.append(Shapes(name, x.numpy(), start, end, slope_at_start, slope_at_end, density))
+    return found
 
 
 @torch.no_grad()
@@ -91,10 +91,12 @@ def _sites(model):
     return sites, normalisations
 
 
-@torch.no_grad()
 def _evaluate(kaf, x):
-    channels = kaf.alpha.shape[0]
-    return kaf(x[:, None].expand(-1, channels).contiguous()).T.numpy()
+    """A KAF's values and derivatives on the points x, each (channels, points)."""
+    points = x[:, None].repeat(1, kaf.alpha.shape[0]).requires_grad_()
+    values = kaf(points)
+    (slopes,) = torch.autograd.grad(values.sum(), points)
+    return values.detach().T.numpy(), slopes.T.numpy()
 
 
 @torch.no_grad()
@@ -109,8 +111,10 @@ def _density(normalisation, x):
 
 
 def draw(layers, activation):
-    """A panel a layer: the median channel bold, its start dashed, a sample of channels faint, the density of
-    the inputs grey (of no scale).
+    """Two panels a layer, the functions and beneath them their derivatives.
+
+    The median channel bold, its start dashed, a sample of channels faint, the density of the inputs grey (of
+    no scale).
 
     Args:
         layers: list of Shapes.
@@ -118,43 +122,58 @@ def draw(layers, activation):
     """
     columns = 5 if len(layers) > 8 else 4
     rows = ceil(len(layers) / columns)
-    drawn, axes = style.figure(style.PAGE, 0.65 + 1.25 * rows, rows, columns, sharex=True)
-    for number, (panel, layer) in enumerate(zip(axes.flat, layers, strict=False), 1):
-        _panel(panel, layer, style.colour(activation))
+    heights = {"height_ratios": [1.15, 0.75] * rows}
+    size = (style.PAGE, 0.65 + 1.85 * rows)
+    drawn, axes = style.figure(*size, 2 * rows, columns, sharex=True, gridspec_kw=heights)
+    for number in range(rows * columns):
+        row, column = divmod(number, columns)
+        pair = axes[2 * row, column], axes[2 * row + 1, column]
+        if number >= len(layers):
+            for panel in pair:
+                panel.set_visible(False)
+            continue
+        layer, tint = layers[number], style.colour(activation)
+        median = median_channel(layer.after)
+        _curves(pair[0], layer.x, layer.after, layer.before, median, tint)
+        _curves(pair[1], layer.x, layer.slopes_after, layer.slopes_before, median, tint)
+        _shade(pair[0], layer)
         # a sequential network's layers are only counted, convolutions and all
-        title = f"KAF {number}" if layer.name.isdigit() else layer.name
-        panel.set_title(title, loc="left", fontsize=7, pad=2)
-    for panel in axes.flat[len(layers) :]:
-        panel.set_visible(False)
-    for panel in axes.flat[max(len(layers) - columns, 0) : len(layers)]:  # the last panel of each column
-        panel.tick_params(labelbottom=True)
+        title = f"KAF {number + 1}" if layer.name.isdigit() else layer.name
+        pair[0].set_title(title, loc="left", fontsize=7, pad=2)
+        if number + columns >= len(layers):  # the last of its column
+            pair[1].tick_params(labelbottom=True)
+    for row in range(rows):
+        axes[2 * row, 0].set_ylabel("Output")
+        axes[2 * row + 1, 0].set_ylabel("Slope")
     drawn.supxlabel("Input", fontsize=8)
-    drawn.supylabel("Output", fontsize=8)
+    drawn.align_ylabels(axes[:, 0])
     style.legend(drawn, axes[0, 0], 4, "upper")
     return drawn
 
 
-def _panel(axes, layer, tint):
-    median = median_channel(layer.after)
-    chosen = numpy.unique(numpy.linspace(0, len(layer.after) - 1, SAMPLE).round().astype(int))
+def _curves(axes, x, after, before, median, tint):
+    chosen = numpy.unique(numpy.linspace(0, len(after) - 1, SAMPLE).round().astype(int))
     for i, channel in enumerate(chosen):
         name = None if i else "some channels"
-        axes.plot(layer.x, layer.after[channel], color=tint, alpha=0.25, linewidth=0.5, label=name)
-    axes.plot(layer.x, layer.after[median], color=tint, linewidth=1.5, label="median channel, trained")
+        axes.plot(x, after[channel], color=tint, alpha=0.25, linewidth=0.5, label=name)
+    axes.plot(x, after[median], color=tint, linewidth=1.5, label="median channel, trained")
     start = {
         "color": "#D55E00" if tint == "#000000" else "#000000",
         "linewidth": 0.9,
         "linestyle": (0, (3, 1.5)),
     }
-    axes.plot(layer.x, layer.before[median], **start, label="the same channel, before training")
+    axes.plot(x, before[median], **start, label="the same channel, before training")
     axes.margins(x=0)
-    if layer.density is not None:
-        low, high = axes.get_ylim()
-        height = low + 0.6 * (high - low) * layer.density / layer.density.max()
-        axes.fill_between(
-            layer.x, low, height, color="#e9e9e9", zorder=0, linewidth=0, label="inputs (density)"
-        )
-        axes.set_ylim(low, high)
+
+
+def _shade(axes, layer):
+    """Where the layer's inputs lie, in grey behind its functions."""
+    if layer.density is None:
+        return
+    low, high = axes.get_ylim()
+    height = low + 0.6 * (high - low) * layer.density / layer.density.max()
+    axes.fill_between(layer.x, low, height, color="#e9e9e9", zorder=0, linewidth=0, label="inputs (density)")
+    axes.set_ylim(low, high)
 
 
 def median_channel(curves):

@@ -1,0 +1,25 @@
+"""Draws robust accuracy against the radius of the attack, for one experiment's activations."""
+
+import argparse
+
+from kafnets import cli
+from kafnets.diagnostics import reading
+from kafnets.plots import radii, style
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cards", required=True, nargs="+", help="their cards (JSON)")
+    parser.add_argument("--pdf", required=True)
+    parser.add_argument("--png", required=True)
+    arguments = parser.parse_args()
+
+    cards = {}
+    for path in arguments.cards:
+        card = reading.read(path)
+        cards.setdefault(card.activation, []).append(card)
+    style.save(radii.draw(cards), arguments.pdf, arguments.png)
+
+
+if __name__ == "__main__":
+    cli.run(main)
