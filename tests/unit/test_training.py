@@ -133,7 +133,7 @@ def test_fbf_stays_in_the_ball_and_in_the_pixel_range():
 def test_both_passes_update_the_running_averages(dataset):
     training = Training(settings(), dataset, CPU)
     counter = training.model.stem.bn.num_batches_tracked
-    training.step(*training.batch(training.order(0), 0), 0.01, "here")
+    training.step(training.chosen(training.order(0), 0), 0.01)
     assert counter.item() == 2 and training.model.training
 
 
@@ -146,7 +146,7 @@ def test_the_attack_asks_for_no_parameter_gradients(dataset, monkeypatch):
         return images
 
     monkeypatch.setattr(training, "adversary", watch)
-    training.step(*training.batch(training.order(0), 0), 0.01, "here")
+    training.step(training.chosen(training.order(0), 0), 0.01)
     assert not any(seen[0]) and all(parameter.requires_grad for parameter in training.model.parameters())
 
 
@@ -167,7 +167,8 @@ def test_a_step_is_plain_sgd_with_the_penalty_on_kernels_only(dataset):
     options = settings(adversary={"name": "none"}, momentum=0.0, augmentation="none")
     training = Training(options, dataset, CPU)
     reference = initial_model(options).train()
-    images, labels = training.batch(training.order(0), 0)
+    chosen = training.chosen(training.order(0), 0)
+    images, labels = training.batch(chosen)
     functional.cross_entropy(reference(images), labels).backward()
     penalty = {}
     for name, module in reference.named_modules():
@@ -175,7 +176,7 @@ def test_a_step_is_plain_sgd_with_the_penalty_on_kernels_only(dataset):
             penalty[f"{name}.weight"] = 0.0005
         if isinstance(module, nn.Linear):
             penalty[f"{name}.weight"] = 0.001
-    training.step(images, labels, 0.05, "here")
+    training.step(chosen, 0.05)
     for name, parameter in reference.named_parameters():
         update = parameter.grad + 2 * penalty.get(name, 0.0) * parameter
         updated = training.model.get_parameter(name)
@@ -215,7 +216,7 @@ def test_every_image_is_seen_once_an_epoch(dataset):
     training = Training(settings(), dataset, CPU)
     assert sorted(training.order(0).tolist()) == list(range(28))
     assert training.order(0).tolist() != training.order(1).tolist()
-    assert training.steps_per_epoch == 4 and len(training.batch(training.order(0), 3)[1]) == 4
+    assert training.steps_per_epoch == 4 and len(training.chosen(training.order(0), 3)) == 4
 
 
 # -- a whole run
@@ -305,6 +306,68 @@ torch.save(model.state_dict(), folder / "end.pt")
             kills += 1
     assert kills >= 1
     assert same(weights(whole), torch.load(tmp_path / "end.pt", weights_only=True))
+
+
+# -- as on a GPU: nothing in a step waits for the device
+
+
+def test_deferred_a_run_learns_the_same(dataset, tmp_path):
+    """Rates read on the device, the fused optimiser and late questions change rounding only."""
+    first, history, _ = train(settings(), dataset, CPU, tmp_path / "a")
+    second, again, _ = train(settings(), dataset, CPU, tmp_path / "b", deferred=True)
+    for row, other in zip(history, again, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    for name, tensor in weights(first).items():
+        assert torch.allclose(tensor.double(), weights(second)[name].double(), rtol=1e-2, atol=1e-3), name
+
+
+def test_deferred_a_stopped_run_ends_with_the_same_bits(dataset, tmp_path, monkeypatch):
+    whole, _, _ = train(settings(), dataset, CPU, tmp_path / "whole", deferred=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("kafnets.training.loop.progress.bar", StopAt(6))
+        with pytest.raises(Interrupted):
+            train(settings(), dataset, CPU, tmp_path / "stopped", deferred=True)
+    resumed, _, _ = train(settings(), dataset, CPU, tmp_path / "stopped", deferred=True)
+    assert same(weights(whole), weights(resumed))
+
+
+def test_deferred_an_update_that_is_not_finite_is_left_out_and_told_of_later(dataset):
+    training = Training(settings(), dataset, CPU, deferred=True)
+    order = training.order(0)
+    training.step(training.chosen(order, 0), 0.01)
+    with torch.no_grad():
+        training.model.layer2[0].conv2.weight[0, 0, 0, 0] = math.nan
+    before = weights(training.model)
+    training.step(training.chosen(order, 1), 0.01)
+    training.step(training.chosen(order, 2), 0.01)
+    after = {name: parameter for name, parameter in training.model.named_parameters()}
+    assert all(torch.equal(before[name], after[name]) for name in after if "layer2.0.conv2" not in name)
+    with pytest.raises(UserError, match=r"epoch 1, step 2 of 4: the output of layer layer2.0.conv2 is not"):
+        training.check()
+
+
+def test_a_capture_that_fails_leaves_the_step_as_it_was(dataset, monkeypatch):
+    """The control around a CUDA graph, where there is none: ordinary steps, one attempt, ordinary steps."""
+    training, plain = (Training(settings(), dataset, CPU, deferred=True) for _ in range(2))
+    attempts = []
+
+    def fail(chosen):
+        attempts.append(len(chosen))
+        training._step(chosen)  # half done: what it changed must be put back
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    training.replayed.usable = True
+    monkeypatch.setattr(training.replayed, "_capture", fail)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+    for one in (training, plain):
+        torch.manual_seed(1)
+        for epoch in range(3):
+            order = one.order(epoch)
+            for step in range(one.steps_per_epoch):
+                one.step(one.chosen(order, step), 0.05)
+    assert attempts == [8] and not training.replayed.usable
+    assert same(weights(training.model), weights(plain.model))
 
 
 # -- checkpoints

@@ -43,7 +43,7 @@ def read(path, expected_fingerprint):
     header, digest, body = content[: len(_MAGIC)], content[len(_MAGIC) :][:64], content[len(_MAGIC) + 65 :]
     if header != _MAGIC or hashlib.sha256(body).hexdigest().encode() != digest:
         return None
-    state = torch.load(io.BytesIO(body), weights_only=True)
+    state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if state["fingerprint"] != expected_fingerprint:
         raise UserError(
             f"{path}: belongs to a run with other settings ({state['fingerprint']}, "

@@ -17,6 +17,7 @@ from ..models import create_model
 from ..registry import ADVERSARIES, is_trainable, lookup
 from . import checkpoint, monitor, nonfinite
 from .augmentation import AUGMENTATIONS
+from .graph import Replayed, computing_on
 from .schedule import learning_rates
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -25,6 +26,8 @@ PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.floa
 MAX_SKIPPED_STEPS = 20
 
 CHECKPOINT_SECONDS = 60.0
+# On a GPU the host asks only now and then whether all was finite: each question waits for the queue to empty.
+CHECK_STEPS = 100
 CLEAN_IMAGES = 1000
 PROBE_SEED = 20200701
 
@@ -86,17 +89,24 @@ class Training:
         settings (dict): the run's settings (see `config.yaml`, one cell of the grid).
         dataset (kafnets.data.Dataset): uint8 images.
         device (torch.device): where to compute.
+        deferred (bool, optional): nothing in a step waits for the device; default: on a GPU.
     """
 
-    def __init__(self, settings, dataset, device):
+    def __init__(self, settings, dataset, device, deferred=None):
+        self.deferred = device.type == "cuda" if deferred is None else deferred
         self.settings, self.options, self.device = settings, settings["training"], device
         self.images = dataset.train_images.to(device)
         self.labels = dataset.train_labels.to(device)
         model = initial_model(settings)
         self.parameters = count_parameters(model)
         self.model = model.to(device, memory_format=torch.channels_last).train()
+        # deferred: the rate is read on the device, and an update that is not finite is left out there
+        self.rate = torch.zeros((), device=device) if self.deferred else 0.0
         self.optimizer = torch.optim.SGD(
-            parameter_groups(self.model, self.options["l2"]), lr=0.0, momentum=self.options["momentum"]
+            parameter_groups(self.model, self.options["l2"]),
+            lr=self.rate,
+            momentum=self.options["momentum"],
+            fused=self.deferred or None,
         )
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.autocast = {"device_type": device.type, "dtype": precision, "enabled": precision is not None}
@@ -105,8 +115,14 @@ class Training:
         adversary = dict(self.options["adversary"])
         self.adversary = lookup(ADVERSARIES, adversary.pop("name"), "adversary").load()
         self.adversary_settings = {name: fraction(value) for name, value in adversary.items()}
-        self.steps_per_epoch = -(-len(self.labels) // self.options["batch_size"])
-        self.skipped = 0
+        size = self.options["batch_size"]
+        self.steps_per_epoch = -(-len(self.labels) // size)
+        whole = torch.zeros(size, *self.images.shape[1:], device=device)
+        self.watch = nonfinite.Watch(
+            whole.contiguous(memory_format=torch.channels_last),
+            MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0,
+        )
+        self.replayed = Replayed(self._step, self._changed, device, min(size, len(self.labels)))
 
     def order(self, epoch):
         """The images of `epoch` in their order, a function of the seed and the epoch alone."""
@@ -115,10 +131,13 @@ class Training:
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(len(self.labels), generator=generator).to(self.device)
 
-    def batch(self, order, step):
-        """The augmented images, float in [0, 1], and the labels of one step."""
+    def chosen(self, order, step):
+        """The numbers of one step's images."""
         size = self.options["batch_size"]
-        chosen = order[step * size : (step + 1) * size]
+        return order[step * size : (step + 1) * size]
+
+    def batch(self, chosen):
+        """The augmented images, float in [0, 1], and the labels of the training images `chosen`."""
         images = self.augment(self.images[chosen])
         images = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
         return images, self.labels[chosen]
@@ -129,25 +148,36 @@ class Training:
             logits = self.model(images)
             return logits, functional.cross_entropy(logits.float(), labels, reduction=reduction)
 
-    def step(self, images, labels, learning_rate, where):
+    def step(self, chosen, learning_rate):
         """One update of the weights.
 
         Args:
-            images, labels (Tensor): a clean batch.
+            chosen (Tensor): numbers of training images: see :meth:`chosen`.
             learning_rate (float): of this step.
-            where (str): the epoch and step in words, for an error.
 
         Returns:
             Tensor of shape (4,): images seen, their summed loss, how many were classified correctly (on the
             perturbed images), and the gradient norm times the images seen.
 
         Raises:
-            UserError: when the loss or a gradient is not finite; names `where` and the layer.
+            UserError: when the loss or a gradient is not finite; names epoch, step and layer. Deferred, such
+                an update is left out and :meth:`check` raises.
         """
-        scale = self.scaler.get_scale()  # 1.0 unless the precision is float16
+        if self.deferred:
+            self.rate.fill_(learning_rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+        return self.replayed(chosen)
+
+    def _step(self, chosen):
+        return self.update(*self.batch(chosen))
+
+    def update(self, images, labels):
+        """One update of the weights by a clean batch, at the rate that is set; see :meth:`step`."""
         with parameters_frozen(self.model):
             images = self.adversary(
-                lambda perturbed: self.loss(perturbed, labels, "sum")[1] * scale,
+                lambda perturbed: self.scaler.scale(self.loss(perturbed, labels, "sum")[1]),
                 images,
                 **self.adversary_settings,
             )
@@ -158,9 +188,11 @@ class Training:
         norm = nn.utils.get_total_norm(
             [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
         )
-        self._refuse_nonfinite(loss, norm, images, where)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        bad = self.watch.see(loss.detach(), norm, images)
+        if not self.deferred:
+            self.check()
+        elif not self.scaler.is_enabled():
+            self.optimizer.found_inf = bad
         self.scaler.step(self.optimizer)
         self.scaler.update()
         count = len(labels)
@@ -168,17 +200,29 @@ class Training:
         seen = torch.full_like(norm, count)
         return torch.stack([seen, loss.detach() * count, correct.to(norm.dtype), norm * count]).double()
 
-    def _refuse_nonfinite(self, loss, norm, images, where):
-        if torch.isfinite(loss + norm):
-            self.skipped = 0
+    def check(self):
+        """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""
+        failure = self.watch.failure()
+        if failure is None:
             return
-        if self.scaler.is_enabled() and torch.isfinite(loss) and self.skipped < MAX_SKIPPED_STEPS:
-            self.skipped += 1  # an overflow that the loss scale mends by itself
-            return
+        number, images = failure
         raise UserError(
-            f"training stopped at {where}: {nonfinite.describe(self.model, images)}; "
+            f"training stopped at {self.where(*divmod(number, self.steps_per_epoch))}: "
+            f"{nonfinite.describe(self.model, images)}; "
             f"a lower learning rate than {self.options['learning_rate']} may help"
         )
+
+    def where(self, epoch, step):
+        """A step in words."""
+        return f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
+
+    def _changed(self):
+        """All tensors that a step changes."""
+        scale = [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []
+        buffers = [value for state in self.optimizer.state.values() for value in state.values()]
+        watch = [self.watch.steps, self.watch.failed_at, self.watch.overflows, self.watch.images]
+        model = [*self.model.parameters(), *self.model.buffers()]
+        return [tensor.detach() for tensor in [*model, *buffers, *watch, *scale] if tensor is not None]
 
     def state(self):
         """All that the next step depends on."""
@@ -187,7 +231,7 @@ class Training:
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random": torch.get_rng_state(),
-            "skipped": self.skipped,
+            "watch": self.watch.state(),
         }
         if self.device.type == "cuda":
             state["cuda_random"] = torch.cuda.get_rng_state(self.device)
@@ -198,7 +242,10 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
-        self.skipped = state["skipped"]
+        self.watch.restore(state["watch"])
+        if self.deferred:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
         if self.device.type == "cuda" and "cuda_random" in state:
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
         torch.set_rng_state(state["random"])
@@ -289,7 +336,7 @@ def kaf_backend(settings, device):
     return active_backend(device) if is_trainable(settings["activation"]) else None
 
 
-def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPOINT_SECONDS):
+def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPOINT_SECONDS, deferred=None):
     """Trains one network from its settings, or from where an interrupted run of the same settings stopped.
 
     On the CPU a run interrupted at any moment and resumed ends with the weights of an uninterrupted one,
@@ -302,6 +349,7 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
         checkpoint_path (Path): the state of the unfinished run, written at the end of every epoch, every
             `checkpoint_seconds` within one and on SIGTERM or SIGINT. It is the caller's to delete at the end.
         checkpoint_seconds (float): seconds between two checkpoints within an epoch.
+        deferred (bool, optional): see :class:`Training`.
 
     Returns:
         (nn.Module, list of dict, dict): the trained network, one row an epoch, and `parameters`,
@@ -312,8 +360,13 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
             memory does not hold a step; the batch size that fits is named then.
         Interrupted: after a signal, with the state saved.
     """
+    with computing_on(device):
+        return _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred)
+
+
+def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred):
     name = run_fingerprint(settings, dataset, device)
-    training = Training(settings, dataset, device)
+    training = Training(settings, dataset, device, deferred)
     measure = Monitor(settings, dataset, device)
     rates = learning_rates(training.options, training.steps_per_epoch)
     position = {
@@ -331,6 +384,7 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
     clock = _Clock(position["seconds"])
 
     def save(epoch, step, sums, history):
+        training.check()
         position = {"epoch": epoch, "step": step, "sums": sums.cpu(), "history": history}
         position["seconds"] = clock.total()
         checkpoint.write(
@@ -346,14 +400,16 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
             order = training.order(epoch)
             for step in range(first_step, training.steps_per_epoch):
                 rate = rates[epoch * training.steps_per_epoch + step]
-                where = f"epoch {epoch + 1}, step {step + 1} of {training.steps_per_epoch}"
-                sums += _step_in_memory(training, order, step, rate, where)
+                sums += _step_in_memory(training, epoch, order, step, rate)
                 bar.update()
+                if training.deferred and (step + 1) % CHECK_STEPS == 0:
+                    training.check()
                 if stop.received or time.monotonic() - last_save > checkpoint_seconds:
                     save(epoch, step + 1, sums, history)
                     last_save = time.monotonic()
                 if stop.received:
                     raise Interrupted(stop.received)
+            training.check()
             rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
             row = _row(training, epoch, rate, sums, measure, clock, history)
             history.append(row)
@@ -374,18 +430,19 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
     )
 
 
-def _step_in_memory(training, order, step, rate, where):
+def _step_in_memory(training, epoch, order, step, rate):
     """One step of an epoch; when it does not fit an error, for a smaller batch is another training."""
     try:
-        return training.step(*training.batch(order, step), rate, where)
+        return training.step(training.chosen(order, step), rate)
     except torch.OutOfMemoryError:
         pass  # what follows is out of the handler: its traceback holds the tensors of the failed pass
     size = training.options["batch_size"]
     fitting = fitting_batch_size(training, order)
     found = f"{fitting} would fit (a step was tried)" if fitting else "2 do not fit either"
     raise UserError(
-        f"training stopped at {where}: out of memory on {training.device} with a batch_size of {size}; "
-        f"{found}. Write a smaller one under training, or run fewer jobs on the device at a time"
+        f"training stopped at {training.where(epoch, step)}: out of memory on {training.device} with a "
+        f"batch_size of {size}; {found}. Write a smaller one under training, or run fewer jobs on the device "
+        "at a time"
     )
 
 
@@ -400,7 +457,7 @@ def fitting_batch_size(training, order):
         training.optimizer.zero_grad(set_to_none=True)
         training.options = {**training.options, "batch_size": size}
         try:
-            training.step(*training.batch(order, 0), 0.0, "")
+            training.step(training.chosen(order, 0), 0.0)
             return size
         except torch.OutOfMemoryError:
             size //= 2

@@ -38,9 +38,8 @@ def lr_range(settings, dataset, device):
             if step == 0:
                 order = training.order(epoch)
             try:
-                seen, loss, _, _ = training.step(
-                    *training.batch(order, step), rate, f"step {number + 1}"
-                ).tolist()
+                seen, loss, _, _ = training.step(training.chosen(order, step), rate).tolist()
+                training.check()
             except UserError as error:
                 progress.line(f"the range test ends at a learning rate of {rate:.3g}: {error}")
                 break

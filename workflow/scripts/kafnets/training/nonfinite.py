@@ -3,6 +3,51 @@
 import torch
 
 
+class Watch:
+    """Looks out for a loss or a gradient that is not finite, on the device: no step waits for an answer.
+
+    Args:
+        batch (Tensor): a batch's images; those of the first failing step are kept.
+        tolerated (int): how many steps in a row may have a gradient that is not finite while the loss is: an
+            overflow in float16 that the loss scale mends by itself.
+    """
+
+    def __init__(self, batch, tolerated):
+        self.tolerated = tolerated
+        self.images = torch.zeros_like(batch)
+        self.steps, self.failed_at, self.overflows = torch.tensor([0, -1, 0], device=batch.device).unbind()
+
+    def see(self, loss, norm, images):
+        """Notes a step: its loss, the norm of its gradients, its images; whether it must not be taken.
+
+        Returns:
+            Tensor: 1.0 where the loss or the norm is not finite, else 0.0.
+        """
+        lost = ~torch.isfinite(loss)
+        bad = lost | ~torch.isfinite(norm)
+        self.overflows.copy_((self.overflows + 1) * bad)
+        failed = (lost | (self.overflows > self.tolerated)) & (self.failed_at < 0)
+        self.failed_at.copy_(torch.where(failed, self.steps, self.failed_at))
+        kept = self.images[: len(images)]
+        kept.copy_(torch.where(failed, images, kept))
+        self.steps += 1
+        return bad.float()
+
+    def failure(self):
+        """The number of the first step that failed, and its images; None when there is none (waits)."""
+        failed_at = self.failed_at.item()
+        return None if failed_at < 0 else (failed_at, self.images)
+
+    def state(self):
+        """What the next step depends on."""
+        return {"steps": self.steps.item(), "overflows": self.overflows.item()}
+
+    def restore(self, state):
+        """Puts back what :meth:`state` returned."""
+        self.steps.fill_(state["steps"])
+        self.overflows.fill_(state["overflows"])
+
+
 @torch.no_grad()
 def first_layer(model, images):
     """The name of the first module whose output on `images` is not finite, or None."""
