@@ -40,7 +40,12 @@ def test_real_cifar10_goes_through_the_whole_pipeline(folder, cifar10_folder):
     )
     found = accuracies(folder, "results/cifar10_smoke")
     assert len(found) == 4 * 3
-    assert found["vgg", "relu", "clean"] > 0.1  # chance, after two epochs of 1,000 images
+    # two epochs of 1,000 images teach too little to be told from chance on 100: the training loss tells
+    histories = [
+        [float(row["loss"]) for row in csv.DictReader(path.read_text().splitlines())]
+        for path in (folder / "results/cifar10_smoke/models").rglob("history.csv")
+    ]
+    assert len(histories) == 4 and sum(losses[-1] - losses[0] for losses in histories) < 0
     for name in ("vgg", "resnet20"):
         table = (folder / f"results/cifar10_smoke/tables/{name}.md").read_text()
         assert "78.10" in table or "77.52" in table  # the published numbers stand beside ours
