@@ -20,9 +20,11 @@ from kafnets.config import (
     cells,
     evaluation_settings,
     fraction,
+    iterated_attack,
     lr_range_settings,
     table_settings,
     training_settings,
+    worst_case_attacks,
 )
 from kafnets.errors import UserError
 from kafnets.validation import typed, validate
@@ -672,6 +674,32 @@ def test_transfer_takes_the_models_of_the_other_activations():
     validate(config, SCHEMA, PUBLISHED)
     assert evaluation_settings(config, NAME, "elu", 1, "transfer")["sources"] == ["kaf"]
     assert evaluation_settings(config, NAME, "relu", 1, "transfer")["sources"] == ["kaf", "elu"]
+
+
+def test_what_the_worst_case_is_of():
+    config = copy.deepcopy(BASE)
+    pgd = config["evaluation"]["attacks"]["pgd"]
+    config["evaluation"]["attacks"].update(
+        same={"method": "fgsm", "eps": "8.0/255"},
+        larger={**pgd, "eps": "9/255"},
+        round={**pgd, "norm": "l2"},
+        cw={"method": "cw", "eps": "8/255"},
+        distances={"method": "fmn"},
+    )
+    config["evaluation"]["run"] = ["clean", "larger", *("pgd", "thesis_pgd", "round", "cw", "distances")]
+    assert worst_case_attacks(config) == []
+    assert 'headline: "worst_case" needs two' in refused(changed(("evaluation", "headline"), "worst_case"))
+    config["evaluation"]["run"].append("same")
+    validate(config, SCHEMA, PUBLISHED)
+    assert worst_case_attacks(config) == ["pgd", "same"]
+    assert worst_case_attacks(changed(("evaluation", "headline"), "round", config)) == ["round", "cw"]
+    config["evaluation"]["run"].remove("larger")
+    config["evaluation"]["headline"] = "worst_case"
+    validate(config, SCHEMA, PUBLISHED)
+    assert worst_case_attacks(config) == ["pgd", "same"]
+    assert iterated_attack(config) == "pgd"
+    config["evaluation"]["attacks"]["worst_case"] = pgd
+    assert "worst_case" in refused(config)
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,37 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path):
     assert summary.over_seeds(rows_of(results), "elu", "pgd") is None
 
 
+def merged(results, *attacks):
+    for line in results.lines:
+        line["worst_case"] = list(attacks)
+    return rows_of(results)
+
+
+def test_the_worst_case_is_the_conjunction_of_its_attacks(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80, "thesis_pgd": 84})
+    files = results.lines[0]["evaluations"]["thesis_pgd"]  # it stands here for any other attack
+    robust = first(90) - first(6)
+    save_file({"robust": robust, "clean": first(150)}, files["verdicts"])
+    edit_json(files["record"], verdicts_sha256=summary.sha256(files["verdicts"]))
+    *others, worst = merged(results, "pgd", "thesis_pgd")
+    assert len(others) == 3 and worst["attack"] == worst["method"] == "worst_case"
+    assert (worst["correct"], worst["accuracy"], worst["clean_accuracy"]) == (74, 0.37, 0.75)
+    assert (worst["queries"], worst["evaluation_seconds"], worst["eps"]) == (2000, 6.5, "8/255")
+    (run,) = summary.read_manifest(results.manifest())
+    assert (summary.verdicts(run, "worst_case")["robust"] == (first(80) - first(6))).all()
+
+
+def test_without_all_of_its_attacks_there_is_no_worst_case(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80, "thesis_pgd": 84})
+    Path(results.lines[0]["evaluations"]["pgd"]["record"]).unlink()
+    results.lines[0]["worst_case"] = ["pgd", "thesis_pgd"]
+    missing = []
+    assert [row["attack"] for row in rows_of(results, missing)] == ["clean", "thesis_pgd"]
+    assert len(missing) == 1
+
+
 def test_trade_off_is_the_harmonic_mean():
     assert summary.trade_off(0.8, 0.4) == pytest.approx(0.5333333)
     assert summary.trade_off(0.0, 0.0) == 0.0

@@ -3,14 +3,18 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 from kafnets import summary, tables
 from kafnets.errors import UserError
-from record_builders import ATTACKS, Results
+from kafnets.files import sha256
+from record_builders import ATTACKS, Results, edit_json
+from safetensors.numpy import save_file
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 PUBLISHED = WORKFLOW / "resources" / "thesis_results.yaml"
@@ -39,9 +43,12 @@ def build(results, **settings):
     return tables.build(rows, "vgg", settings, published)
 
 
-def body(table):
-    """The rows of the Markdown table as lists of cells."""
-    lines = [line for line in tables.to_markdown(table).splitlines() if line.startswith("|")]
+def body(table, intervals=False):
+    """The rows of the Markdown table as lists of cells, with or without their intervals."""
+    text = tables.to_markdown(table)
+    if not intervals:
+        text = re.sub(r" \([0-9.]+–[0-9.]+\)", "", text)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
@@ -137,12 +144,18 @@ def test_the_csv_holds_plain_numbers(results):
         "accuracy": "75.00",
         "accuracy_std": "",
         "accuracy_seeds": "1",
+        "accuracy_low": "68.57",
+        "accuracy_high": "80.49",
         "robustness": "40.00",
         "robustness_std": "",
         "robustness_seeds": "1",
+        "robustness_low": "33.46",
+        "robustness_high": "46.92",
         "thesis_pgd": "42.00",
         "thesis_pgd_std": "",
         "thesis_pgd_seeds": "1",
+        "thesis_pgd_low": "35.37",
+        "thesis_pgd_high": "48.93",
         "published_accuracy": "78.10",
         "published_robustness": "45.41",
     }
@@ -178,14 +191,20 @@ def test_a_reference_without_its_file_is_refused():
 
 def test_the_scripts_write_and_print_the_table(results, tmp_path):
     summary.write_rows(tmp_path / "s.csv", summary.summarize(summary.read_manifest(results.manifest())))
-    files = {kind: tmp_path / "out" / "tables" / f"vgg.{kind}" for kind in ("tex", "csv", "md")}
-    options = [item for kind, path in files.items() for item in (f"--{kind}", path)]
+    folder = tmp_path / "out" / "tables"
     scripts = WORKFLOW / "scripts"
     command = [sys.executable, scripts / "render_tables.py", "--summary", tmp_path / "s.csv"]
-    command += ["--experiment", "vgg", "--settings", json.dumps(SETTINGS), "--published", PUBLISHED, *options]
+    command += ["--manifest", results.manifest(), "--output", folder]
+    command += ["--experiment", "vgg", "--settings", json.dumps(SETTINGS), "--published", PUBLISHED]
     subprocess.run(command, check=True)
-    assert files["md"].read_text() == tables.to_markdown(build(results))
-    assert files["tex"].read_text() == tables.to_tex(build(results))
+    runs = summary.read_manifest(results.manifest())
+    published = summary.read_published(PUBLISHED, "vgg")
+    texts = tables.every(summary.summarize(runs), runs, "vgg", SETTINGS, published)
+    assert len(texts) == 9
+    assert {path.name: path.read_text() for path in folder.iterdir()} == {
+        f"vgg{suffix}": text for suffix, text in texts.items()
+    }
+    assert texts[".csv"] == tables.to_csv(build(results))
 
     printed = subprocess.run(
         [sys.executable, scripts / "print_tables.py", "--output", tmp_path / "out"],
@@ -193,7 +212,7 @@ def test_the_scripts_write_and_print_the_table(results, tmp_path):
         text=True,
         check=True,
     ).stdout
-    assert files["md"].read_text() in printed
+    assert texts[".md"] in printed and texts["_differences.md"] in printed
     assert f"{tmp_path / 'out' / 'tables'}/" in printed
 
 
@@ -223,3 +242,71 @@ def test_published_weights_and_what_stands_beside_them(tmp_path):
         assert said in table.caption
     alone = build(results, activations=["relu", "kaf"], weights="published", beside={})
     assert "Float16" not in tables.to_tex(alone)
+
+
+def test_a_number_of_one_seed_has_its_interval_beside_it(results):
+    rows = body(build(results), intervals=True)[2:]
+    assert rows[0][1:4] == ["75.00 (68.6–80.5)", "40.00 (33.5–46.9)", "42.00 (35.4–48.9)"]
+    assert r"\shortstack[r]{75.00\\[-2pt]{\tiny 68.6--80.5}}" in tables.to_tex(build(results))
+    assert "Wilson 95% interval" in build(results).caption
+
+
+# -- several attacks
+
+
+@pytest.fixture
+def attacked(tmp_path, monkeypatch):
+    """Two networks under three attacks, two of which are merged into the worst case."""
+    monkeypatch.setitem(ATTACKS, "square", {"method": "square", "eps": "8.0/255", "queries": 100})
+    monkeypatch.setitem(ATTACKS, "far", {"method": "fgsm", "eps": "16/255"})
+    built = Results(tmp_path)
+    for activation, counts in (("relu", (80, 90, 40)), ("elu", (92, 85, 50))):
+        built.add(activation, {"clean": 150, "pgd": counts[0], "square": counts[1], "far": counts[2]})
+        built.lines[-1]["worst_case"] = ["pgd", "square"]
+    # relu's square attack finds images of which pgd fooled none
+    files = built.lines[0]["evaluations"]["square"]
+    robust = numpy.zeros(200, numpy.uint8)
+    robust[:60] = robust[100:130] = 1
+    save_file({"robust": robust, "clean": numpy.ones(200, numpy.uint8)}, files["verdicts"])
+    edit_json(files["record"], verdicts_sha256=sha256(files["verdicts"]), clean_accuracy=1.0)
+    return built
+
+
+OF_ATTACKED = {
+    "reference": None,
+    "activations": ["relu", "elu"],
+    "attacks": {
+        "clean": {"method": "clean"},
+        "pgd": ATTACKS["pgd"],
+        "square": {"method": "square", "eps": "8.0/255", "queries": 100},
+        "far": {"method": "fgsm", "eps": "16/255"},
+    },
+    "worst_case": ["pgd", "square"],
+}
+
+
+def test_the_worst_case_has_a_column_and_may_be_the_headline(attacked):
+    table = build(attacked, **OF_ATTACKED)
+    head, _, *rows = body(table)
+    assert head == ["Activation", "Accuracy", "Robustness", "Worst case", "Under square", "Under far"]
+    assert rows[0][2:] == ["40.00", "30.00", "**45.00**", "20.00"]
+    assert rows[1][2:] == ["<u>**46.00**</u>", "**42.50**", "42.50", "**25.00**"]
+    said = "Worst case: still correct under every one of pgd, square against the true labels (L∞, ε = 8/255)"
+    assert said in table.caption
+    headline = build(attacked, **{**OF_ATTACKED, "headline": "worst_case"})
+    head, _, *rows = body(headline)
+    assert head == ["Activation", "Accuracy", "Robustness"], "more attacks than have columns"
+    assert [row[2] for row in rows] == ["30.00", "<u>**42.50**</u>"]
+    assert "Robustness: still correct under every one of pgd, square" in headline.caption
+
+
+def test_the_table_of_attacks(attacked):
+    rows = summary.summarize(summary.read_manifest(attacked.manifest()))
+    sheet = tables.by_attack(rows, "vgg", {**SETTINGS, **OF_ATTACKED})
+    assert sheet.heads == ("Attack", "ReLU", "ELU", "s")
+    assert sheet.rows[-1] == ("worst_case", "30.00", "42.50", "6")
+    assert [record["attack"] for record in sheet.records] == ["clean", "pgd", "square", "far", "worst_case"]
+    assert sheet.records[1] == {
+        **{"attack": "pgd", "method": "pgd", "eps": "8/255", "examples": 200},
+        **{"relu": "40.00", "elu": "46.00", "seconds": "3.2", "queries": 1000},
+    }

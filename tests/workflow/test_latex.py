@@ -1,11 +1,12 @@
 """The LaTeX tables compile in a minimal document, with nothing running into the margin."""
 
+import itertools
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from kafnets import summary, tables
+from kafnets import differences, sheets, statistics, summary, tables
 
 PUBLISHED = Path(__file__).parents[2] / "workflow" / "resources" / "thesis_results.yaml"
 ATTACK = {"eps": "8/255", "step": "2/255", "iterations": 50, "restarts": 10}
@@ -42,7 +43,8 @@ def row(activation, seed, attack, accuracy, overfitting):
 
 
 def check_it_compiles(tmp_path, table):
-    (tmp_path / "table.tex").write_text(DOCUMENT % tables.to_tex(table))
+    set_it = sheets.to_tex if isinstance(table, sheets.Sheet) else tables.to_tex
+    (tmp_path / "table.tex").write_text(DOCUMENT % set_it(table))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -91,3 +93,33 @@ def test_two_experiments_side_by_side_fit_too(tmp_path, attacks):
     }
     table = tables.build(rows, "vgg", settings, summary.read_published(PUBLISHED, "vgg"))
     check_it_compiles(tmp_path, table)
+
+
+ACTIVATIONS = ["relu", "elu", "kaf", "kaf_relu", "kaf_elu", "swish", "kaf_swish", "kaf_free"]
+
+
+def test_every_difference_of_the_thesis_table_fits(tmp_path):
+    names = itertools.combinations(ACTIVATIONS, 2)
+    found = statistics.Difference(-0.1234, -0.2345, 0.0123, 0.01)
+    tested = [
+        differences.Tested(*pair, quantity, 3, found, 0.05, quantity == "accuracy")
+        for pair in names
+        for quantity in differences.QUANTITIES
+    ]
+    check_it_compiles(tmp_path, differences.sheet(tested, "vgg", {"title": "VGG_& 100%"}))
+
+
+def test_every_attack_on_the_thesis_table_fits(tmp_path):
+    attacks = {f"a_long_name_of_attack_{i}": ATTACKS["pgd"] for i in range(15)}
+    rows = [
+        {**row(name, 0, attack, 0.5123, None), "evaluation_seconds": 1234.5, "queries": 10, "eps": "8/255"}
+        for name in ACTIVATIONS
+        for attack in [*attacks, "worst_case"]
+    ]
+    settings = {
+        "title": "ResNet20 of the thesis",
+        "activations": ACTIVATIONS,
+        "attacks": attacks,
+        "worst_case": list(attacks),
+    }
+    check_it_compiles(tmp_path, tables.by_attack(rows, "vgg", settings))

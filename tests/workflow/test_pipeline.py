@@ -75,7 +75,8 @@ def read_summary(folder):
 def test_every_file_is_there(folder):
     out = folder / "results/tiny"
     for suffix in ("tex", "csv", "md"):
-        assert (out / f"tables/tiny_resnet8.{suffix}").stat().st_size > 100
+        for table in ("", "_attacks", "_differences"):
+            assert (out / f"tables/tiny_resnet8{table}.{suffix}").stat().st_size > 100
     for kind in ("tradeoff", "history", "iterations", "schedule", "kafs_kaf_seed0"):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
@@ -88,7 +89,7 @@ def test_the_summary_has_one_row_a_run_and_attack(folder):
         (activation, seed, attack)
         for activation in ("relu", "kaf")
         for seed in "01"
-        for attack in ("clean", "pgd", "thesis_pgd", "transfer")
+        for attack in ("clean", "pgd", "thesis_pgd", "transfer", "worst_case")
     }
     for row in rows:
         assert float(row["accuracy"]) == pytest.approx(int(row["correct"]) / int(row["examples"]))
@@ -153,7 +154,8 @@ def test_the_partial_target_lists_what_is_missing(folder):
         output = tiny(folder, "partial").stdout
     finally:
         record.write_text(content)
-    assert "15 results" in output and "1 missing" in output
+    # pgd of one network, and so its worst case
+    assert "18 results" in output and "1 missing" in output
     missing = (folder / "results/tiny/partial/missing.txt").read_text()
     assert missing.count("\n") == 1 and "relu" in missing and "pgd" in missing
 

@@ -17,10 +17,12 @@ from kafnets.config import (
     cells,
     evaluation_settings,
     is_published,
+    iterated_attack,
     lr_range_settings,
     source_activations,
     table_settings,
     training_settings,
+    worst_case_attacks,
 )
 from kafnets.errors import UserError
 from kafnets.validation import typed, validate
@@ -229,13 +231,25 @@ def source_models(wildcards):
 MANIFEST = f"{OUT}/manifest.jsonl"
 SUMMARY = f"{OUT}/summary.csv"
 TABLES = [
-    f"{OUT}/tables/{name}.{kind}"
+    f"{OUT}/tables/{name}{table}.{kind}"
     for name in config["run"]
+    for table in ("", "_attacks", "_differences")
     for kind in ("tex", "csv", "md")
 ]
-REPORT_LIBRARY = library("summary.py", "tables.py", "files.py", "errors.py", "cli.py")
+REPORT_LIBRARY = library(
+    "summary.py",
+    "statistics.py",
+    "tables.py",
+    "sheets.py",
+    "latex.py",
+    "differences.py",
+    "files.py",
+    "errors.py",
+    "cli.py",
+)
 PLOT_BASE = library(
     "summary.py",
+    "statistics.py",
     "plots/__init__.py",
     "plots/names.py",
     "plots/style.py",
@@ -253,9 +267,10 @@ PLOTS = [
     f"{OUT}/plots/{name}/{kind}.pdf"
     for name in config["run"]
     for kind in (
-        ("tradeoff", "iterations")
-        if name in PUBLISHED_EXPERIMENTS
-        else ("tradeoff", "history", "iterations", "schedule")
+        "tradeoff",
+        "classes",
+        *(["iterations"] if iterated_attack(config) else []),
+        *([] if name in PUBLISHED_EXPERIMENTS else ["history", "schedule"]),
     )
 ] + [
     f"{OUT}/plots/{name}/kafs_{activation}_seed{seed}.pdf"
@@ -288,6 +303,7 @@ def manifest_line(cell, attacks=ATTACKS):
             }
             for attack in attacks
         },
+        "worst_case": worst_case_attacks(config),
     }
 
 
@@ -329,12 +345,22 @@ def histories(wildcards):
     ]
 
 
-def headline_records(wildcards):
-    attack = config["evaluation"]["headline"]
+def iterated_records(wildcards):
     return [
         path
         for cell in cells_of(wildcards)
-        for path in evaluation_files(cell, attack).values()
+        for path in evaluation_files(cell, iterated_attack(config)).values()
+    ]
+
+
+def compared_verdicts(wildcards):
+    """The verdicts by which the activations of an experiment are compared: the headline's, or those it is of."""
+    headline = config["evaluation"]["headline"]
+    merged = [headline] if headline in ATTACKS else worst_case_attacks(config)
+    return [
+        evaluation_files(cell, attack)["verdicts"]
+        for cell in cells_of(wildcards)
+        for attack in merged
     ]
 
 

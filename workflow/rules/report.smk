@@ -1,6 +1,6 @@
 # Records -> one table of results -> tables and plots. Everything here is a pure function of the records.
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
-#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}.{tex,csv,md}, {OUT}/plots/{experiment}/*.{pdf,png}
+#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}, {OUT}/plots/{experiment}/*.{pdf,png}
 
 
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host. There is a plot_kafs
@@ -13,6 +13,7 @@ localrules:
     plot_tradeoff,
     plot_history,
     plot_iterations,
+    plot_classes,
     plot_schedule,
     plot_lr_range,
 
@@ -82,22 +83,39 @@ rule aggregate:
 rule render_tables:
     input:
         summary=SUMMARY,
+        manifest=MANIFEST,
+        verdicts=compared_verdicts,
         published=PUBLISHED,
         script=f"{SCRIPT}/render_tables.py",
         library=REPORT_LIBRARY,
     output:
-        tex=f"{OUT}/tables/{{experiment}}.tex",
-        csv=report(
+        report(
             f"{OUT}/tables/{{experiment}}.csv",
             caption="../report/table.rst",
             category="Tables",
-            labels={"experiment": "{experiment}"},
+            labels={"experiment": "{experiment}", "table": "results"},
         ),
-        md=f"{OUT}/tables/{{experiment}}.md",
+        report(
+            f"{OUT}/tables/{{experiment}}_attacks.csv",
+            caption="../report/attacks.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "every attack"},
+        ),
+        report(
+            f"{OUT}/tables/{{experiment}}_differences.csv",
+            caption="../report/differences.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "differences"},
+        ),
+        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}_differences", ".tex", ".md"),
     log:
         f"{OUT}/logs/report/tables_{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/tables_{{experiment}}.jsonl"
+    wildcard_constraints:
+        experiment=one_of(config["run"]),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -105,10 +123,11 @@ rule render_tables:
         runtime="30m",
     params:
         settings=settings_of_tables,
+        folder=f"{OUT}/tables",
     shell:
-        "python {input.script} --summary {input.summary:q} --experiment {wildcards.experiment}"
-        " --settings {params.settings:q} --published {input.published:q}"
-        " --tex {output.tex:q} --csv {output.csv:q} --md {output.md:q} > {log:q} 2>&1"
+        "python {input.script} --summary {input.summary:q} --manifest {input.manifest:q}"
+        " --experiment {wildcards.experiment} --settings {params.settings:q}"
+        " --published {input.published:q} --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule plot_tradeoff:
@@ -176,7 +195,7 @@ rule plot_history:
 rule plot_iterations:
     input:
         manifest=MANIFEST,
-        records=headline_records,
+        records=iterated_records,
         script=f"{SCRIPT}/plot_iterations.py",
         library=PLOT_BASE + library("plots/iterations.py"),
     output:
@@ -200,10 +219,43 @@ rule plot_iterations:
         mem_mb=2000,
         runtime="30m",
     params:
-        attack=config["evaluation"]["headline"],
+        attack=iterated_attack(config),
     shell:
         "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+
+
+rule plot_classes:
+    input:
+        manifest=MANIFEST,
+        verdicts=compared_verdicts,
+        data=prepared_data,
+        data_record=prepared_record,
+        script=f"{SCRIPT}/plot_classes.py",
+        library=PLOT_BASE
+        + library("plots/classes.py", "data/__init__.py", "data/dataset.py"),
+    output:
+        pdf=report(
+            f"{OUT}/plots/{{experiment}}/classes.pdf",
+            caption="../report/classes.rst",
+            category="Plots",
+            labels={"experiment": "{experiment}", "plot": "robustness of each class"},
+        ),
+        png=f"{OUT}/plots/{{experiment}}/classes.png",
+    log:
+        f"{OUT}/logs/report/{{experiment}}/classes.log",
+    benchmark:
+        f"{OUT}/benchmarks/report/{{experiment}}/classes.jsonl"
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        attack=config["evaluation"]["headline"],
+    shell:
+        "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
+        " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
 rule plot_schedule:

@@ -16,19 +16,18 @@ def main():
     arguments = parser.parse_args()
 
     missing = []
-    rows = summary.summarize(summary.read_manifest(arguments.manifest), missing)
+    runs = summary.read_manifest(arguments.manifest)
+    rows = summary.summarize(runs, missing)
     summary.write_rows(arguments.output / "summary.csv", rows)
     _write(arguments.output / "missing.txt", "".join(f"{line}\n" for line in missing))
     for experiment, settings in cli.settings_argument(arguments.settings).items():
-        chosen = summary.read_rows(arguments.output / "summary.csv", experiment)
-        if not chosen:
+        if not any(row["experiment"] == experiment for row in rows):
             continue
-        table = tables.build(
-            chosen, experiment, settings, summary.read_published(arguments.published, settings["reference"])
-        )
-        for suffix, convert in (("tex", tables.to_tex), ("csv", tables.to_csv), ("md", tables.to_markdown)):
-            _write(arguments.output / f"{experiment}.{suffix}", convert(table))
-        print(f"\n{experiment}\n\n{tables.to_markdown(table)}")
+        published = summary.read_published(arguments.published, settings["reference"])
+        texts = tables.every(rows, runs, experiment, settings, published, missing)
+        for suffix, text in texts.items():
+            _write(arguments.output / f"{experiment}{suffix}", text)
+        print(f"\n{experiment}\n\n{texts['.md']}")
     print(f"{len(rows)} results in {arguments.output}/summary.csv; {len(missing)} missing:")
     print("".join(f"  {line}\n" for line in missing), end="")
 

@@ -1,6 +1,11 @@
-"""Writes the table of one experiment, like the thesis's: LaTeX, CSV and Markdown."""
+"""Writes the tables of one experiment: LaTeX, CSV and Markdown.
+
+EXPERIMENT.* is like the thesis's, EXPERIMENT_attacks.* has a row an attack, EXPERIMENT_differences.* a row a
+pair of activations.
+"""
 
 import argparse
+from pathlib import Path
 
 from kafnets import cli, summary, tables
 from kafnets.files import atomic_path
@@ -9,24 +14,19 @@ from kafnets.files import atomic_path
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--summary", required=True, help="summary.csv of aggregate.py")
+    parser.add_argument("--manifest", required=True, help="the runs of the grid, one JSON object a line")
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--settings", required=True, help="title, activations, reference, headline, attacks")
     parser.add_argument("--published", help="thesis_results.yaml; needed when the settings name a reference")
-    for kind in ("tex", "csv", "md"):
-        parser.add_argument(f"--{kind}", required=True, help=f"the table, .{kind}")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     arguments = parser.parse_args()
 
     settings = cli.settings_argument(arguments.settings)
     published = summary.read_published(arguments.published, settings["reference"])
     rows = summary.read_rows(arguments.summary)
-    table = tables.build(rows, arguments.experiment, settings, published)
-    outputs = {
-        arguments.tex: tables.to_tex(table),
-        arguments.csv: tables.to_csv(table),
-        arguments.md: tables.to_markdown(table),
-    }
-    for path, text in outputs.items():
-        with atomic_path(path) as temporary:
+    runs = summary.read_manifest(arguments.manifest)
+    for suffix, text in tables.every(rows, runs, arguments.experiment, settings, published).items():
+        with atomic_path(arguments.output / f"{arguments.experiment}{suffix}") as temporary:
             temporary.write_text(text)
 
 

@@ -8,6 +8,7 @@ from .registry import ATTACKS
 
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
+WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -115,6 +116,42 @@ def source_activations(config, experiment, activation, attack):
     return [name for name in chosen if name != activation]
 
 
+def ball(settings):
+    """The (norm, eps) in which an attack's verdicts hold, eps a float.
+
+    None for what has none: no attack at all, one that only measures distances, and the thesis protocol, under
+    which an image may be "robust" that is misclassified as it is.
+    """
+    if "eps" not in settings or settings["method"] == "thesis_pgd":
+        return None
+    return settings.get("norm", ATTACKS[settings["method"]].norm), fraction(settings["eps"])
+
+
+def worst_case_attacks(config):
+    """The attacks of which `worst_case` is the conjunction; none when fewer than two can be merged.
+
+    Robust means that no attack found a misclassified image in the ball, so verdicts can be merged where the
+    ball is the same, norm and radius: the headline's, or where that is `worst_case` itself (or has no ball)
+    that of the first attack in `run` that has one. An image found in a larger ball says nothing about this
+    one, and images of another norm's ball may lie outside; distances alone are no verdict.
+    """
+    run = {name: config["evaluation"]["attacks"][name] for name in config["evaluation"]["run"]}
+    balls = {name: found for name, settings in run.items() if (found := ball(settings))}
+    chosen = balls.get(config["evaluation"]["headline"], next(iter(balls.values()), None))
+    merged = [name for name, found in balls.items() if found == chosen]
+    return merged if len(merged) > 1 else []
+
+
+def iterated_attack(config):
+    """The attack whose iterations are drawn: the headline, or else the first run that is pgd; or None.
+
+    Only pgd notes how many images stand after each iteration.
+    """
+    names = [config["evaluation"]["headline"], *config["evaluation"]["run"]]
+    attacks = config["evaluation"]["attacks"]
+    return next((name for name in names if attacks.get(name, {}).get("method") == "pgd"), None)
+
+
 def table_settings(config, experiment):
     """What the tables and plots of one experiment show."""
     chosen = config["experiments"][experiment]
@@ -130,6 +167,7 @@ def table_settings(config, experiment):
             "activations": chosen["activations"],
             "reference": chosen["reference"],
             "headline": config["evaluation"]["headline"],
+            "worst_case": worst_case_attacks(config),
             "attacks": {name: config["evaluation"]["attacks"][name] for name in run},
         }
     )

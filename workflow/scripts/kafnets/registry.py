@@ -17,8 +17,8 @@ class Entry:
 
     `required` and `optional` are the settings that config.yaml must and may give beside the name; `examples`
     is how many training and test images a data set has. `sources` says of an attack whether the models of the
-    experiment's other activations are "needed" or "used" by it; `code` are library files that it runs beside
-    its own module.
+    experiment's other activations are "needed" or "used" by it, `norm` which it takes when none is given;
+    `code` are library files that it runs beside its own module.
     """
 
     target: str
@@ -28,6 +28,7 @@ class Entry:
     optional: tuple = ()
     examples: tuple = field(default=(), repr=False)
     sources: str = field(default="", repr=False)
+    norm: str = field(default="linf", repr=False)
     code: tuple = field(default=(), repr=False)
 
     def load(self):
@@ -81,10 +82,11 @@ def _standard(name, label, *optional):
     )
 
 
-def _nearest(name, label, *optional):
+def _nearest(name, label, norm, *optional):
     return Entry(
         f"kafnets.attacks.minimal:{name}",
         label=label,
+        norm=norm,
         optional=("eps", "iterations", *optional, "start_seed"),
     )
 
@@ -111,9 +113,9 @@ ATTACKS = {
     "fab_t": _standard("fab_t", "FAB-T", "iterations", "restarts"),
     "square": _standard("square", "Square", "queries", "restarts"),
     # by the distance of the nearest misclassified image; without eps it is robust when there is none at all
-    "cw": _nearest("cw", "C&W", "search_steps", "learning_rate", "confidence"),
-    "deepfool": _nearest("deepfool", "DeepFool", "norm", "overshoot"),
-    "fmn": _nearest("fmn", "FMN", "norm", "step", "shrink"),
+    "cw": _nearest("cw", "C&W", "l2", "search_steps", "learning_rate", "confidence"),
+    "deepfool": _nearest("deepfool", "DeepFool", "l2", "norm", "overshoot"),
+    "fmn": _nearest("fmn", "FMN", "linf", "norm", "step", "shrink"),
     "noise": Entry(
         "kafnets.attacks.blind:noise",
         label="random noise",

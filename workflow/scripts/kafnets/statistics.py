@@ -3,7 +3,7 @@
 The formulas are those of scipy and statsmodels; here they meet verdicts, one boolean per test image.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -23,7 +23,7 @@ def wilson(correct, examples, confidence=0.95):
     .. math:: \frac{\hat p + z^2/2n \pm z\sqrt{\hat p(1-\hat p)/n + z^2/4n^2}}{1 + z^2/n}
 
     Args:
-        correct (int): images rightly classified.
+        correct (float): images rightly classified; of a mean over seeds no whole number.
         examples (int): images in all.
         confidence (float): of the interval.
 
@@ -32,12 +32,19 @@ def wilson(correct, examples, confidence=0.95):
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001 recommend it over the normal interval.
     """
-    from scipy.stats import binomtest
+    from statsmodels.stats.proportion import proportion_confint
 
     if not 0 <= correct <= examples or examples < 1:
         raise ValueError(f"correct: expected 0 to {examples} of at least one example, found {correct!r}")
-    interval = binomtest(int(correct), int(examples)).proportion_ci(confidence, method="wilson")
-    return Interval(correct / examples, float(interval.low), float(interval.high))
+    low, high = proportion_confint(correct, examples, 1 - confidence, method="wilson")
+    return Interval(correct / examples, max(float(low), 0.0), min(float(high), 1.0))
+
+
+@dataclass(frozen=True)
+class Difference(Interval):
+    """A difference of two accuracies, with the p-value of a two-sided test that there is none."""
+
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -90,9 +97,10 @@ def paired_bootstrap(first, second, confidence=0.95, resamples=9999, seed=0):
         seed (int): of their random numbers.
 
     Returns:
-        Interval: accuracy of the first minus that of the second; percentile bootstrap.
+        Difference: accuracy of the first minus that of the second, percentile bootstrap; its p-value is twice
+        the share of samples on the other side of zero (at least of one sample).
 
-    Source: Efron & Tibshirani 1993, chapter 13.
+    Source: Efron & Tibshirani 1993, chapters 13 and 15.
     """
     first, second = _paired(first, second)
     if first.ndim != 2:
@@ -100,15 +108,45 @@ def paired_bootstrap(first, second, confidence=0.95, resamples=9999, seed=0):
     differences = first.astype(np.int8) - second.astype(np.int8)
     seeds, images = differences.shape
     generator = np.random.default_rng(seed)
-    drawn = np.empty(resamples)
-    for sample in range(resamples):
-        chosen_seeds = np.bincount(generator.integers(seeds, size=seeds), minlength=seeds)
-        chosen_images = np.bincount(generator.integers(images, size=images), minlength=images)
-        drawn[sample] = chosen_seeds @ differences @ chosen_images
-    drawn /= seeds * images
+    # images with the same differences are drawn together: as many of them as a multinomial says
+    patterns, counts = np.unique(differences, axis=1, return_counts=True)
+    chosen_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
+    chosen_images = generator.multinomial(images, counts / images, size=resamples)
+    drawn = np.einsum("rs,sp,rp->r", chosen_seeds, patterns, chosen_images, optimize=True) / (seeds * images)
     tail = (1 - confidence) / 2
     low, high = np.quantile(drawn, (tail, 1 - tail))
-    return Interval(float(differences.mean()), float(low), float(high))
+    beyond = 1 + min(np.count_nonzero(drawn <= 0), np.count_nonzero(drawn >= 0))
+    p_value = min(2 * beyond / (resamples + 1), 1.0)
+    return Difference(float(differences.mean()), float(low), float(high), p_value)
+
+
+def compare(first, second):
+    """The difference of two activations, with an interval and the p-value of there being none.
+
+    Of one seed the test is McNemar's: the two networks on these images. Of several seeds it is the paired
+    bootstrap over seeds and images, but with the p-value of the paired t-test over the seeds where that is
+    larger: a handful of seeds that happen to agree in sign leave the bootstrap no sample beyond zero,
+    although their spread is hardly known.
+
+    Args:
+        first, second: (seeds, N) verdicts of two activations, same images, same seeds, same order.
+
+    Returns:
+        Difference: the interval is the paired bootstrap's.
+    """
+    first, second = _paired(first, second)
+    found = paired_bootstrap(first, second)
+    if len(first) == 1:
+        return replace(found, p_value=mcnemar(first[0], second[0]).p_value)
+    return replace(found, p_value=max(found.p_value, _paired_t(first.mean(1), second.mean(1))))
+
+
+def _paired_t(first, second):
+    from scipy.stats import ttest_rel
+
+    if np.ptp(first - second) == 0:  # no spread at all: the test is not defined
+        return 1.0 if first[0] == second[0] else 0.0
+    return float(ttest_rel(first, second).pvalue)
 
 
 def holm(p_values, level=0.05):

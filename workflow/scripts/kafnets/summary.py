@@ -16,9 +16,11 @@ import numpy
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from .config import WORST_CASE
 from .errors import UserError
 from .files import CHECKSUM, atomic_path, read_json, sha256
 from .registry import ACTIVATIONS
+from .statistics import worst_case
 
 COLUMNS = {
     "experiment": str,
@@ -95,6 +97,7 @@ class Run:
     history: str | None  # None: published weights, which were not trained here
     training_settings: dict
     evaluations: dict  # attack -> {"record": path, "verdicts": path, "settings": dict}
+    worst_case: tuple = ()  # the attacks that are merged into one, of the same ball
 
     @property
     def identity(self):
@@ -187,7 +190,7 @@ def read_history(run):
 
 
 def summarize(runs, missing=None):
-    """One row per run and attack, in the manifest's order (keys: `COLUMNS`).
+    """One row per run and attack, and one of their worst case, in the manifest's order (keys: `COLUMNS`).
 
     Args:
         runs: what `read_manifest` returned.
@@ -202,11 +205,30 @@ def summarize(runs, missing=None):
         training = attempt(missing, str(run), training_record, run)
         if training is None:
             continue
+        of_run = {}
         for attack in run.evaluations:
             row = attempt(missing, f"{run}/{attack}", _row, run, training, attack)
             if row is not None:
                 rows.append(row)
+                of_run[attack] = row
+        # without one of them it would be the worst of fewer attacks: what is missing is said above
+        if run.worst_case and of_run.keys() >= set(run.worst_case):
+            rows.append(_worst_row(run, [of_run[attack] for attack in run.worst_case]))
     return rows
+
+
+def verdicts(run, attack):
+    """The verdicts of one evaluation of a run, or of the worst case, checked: {"robust", "clean"}, (N,) bool.
+
+    Raises:
+        UserError: as :func:`evaluation_record`.
+    """
+    if attack == WORST_CASE:
+        every = [verdicts(run, name) for name in run.worst_case]
+        return {name: worst_case([one[name] for one in every]) for name in ("robust", "clean")}
+    evaluation_record(run, attack)
+    loaded = load_file(run.evaluations[attack]["verdicts"])
+    return {name: loaded[name].astype(bool) for name in ("robust", "clean")}
 
 
 def attempt(missing, name, function, *arguments):
@@ -349,6 +371,21 @@ def _row(run, training, attack):
         if run.is_trained
         else None,
         "adversary": _adversary(run.training_settings) if run.is_trained else None,
+    }
+
+
+def _worst_row(run, rows):
+    """The row of the worst case of attacks, each of which has a row: what it cost is what they cost."""
+    robust = verdicts(run, WORST_CASE)["robust"]
+    correct = int(robust.sum())
+    return {
+        **rows[0],
+        "attack": WORST_CASE,
+        "method": WORST_CASE,
+        "correct": correct,
+        "accuracy": correct / len(robust),
+        "evaluation_seconds": sum(row["evaluation_seconds"] for row in rows),
+        "queries": sum(row["queries"] for row in rows),
     }
 
 

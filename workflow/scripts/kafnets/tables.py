@@ -7,14 +7,18 @@ set them. All three say the same.
 import csv
 import io
 import itertools
-import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from . import registry
+from . import differences, registry, sheets, statistics
+from .config import WORST_CASE, ball
+from .latex import tex
+from .sheets import Sheet, markdown
 from .summary import OVERFITTING, clean_accuracy, clean_attack, label, over_seeds, trade_off
 
 NOT_RUN = "–"
 OURS, PUBLISHED = "This run", "Published"
+# More attacks than this have no columns of their own beside those that are always there.
+_MANY_ATTACKS = 2
 DAGGERS = {"at_end": "†", "recovered": "‡"}
 
 # Settings of an attack that its description spells out, in this order.
@@ -48,8 +52,15 @@ class Cell:
     percent: float | None = None
     deviation: float | None = None
     n: int = 0
+    low: float | None = None  # ends of the 95 % interval, in percent
+    high: float | None = None
     bold: bool = False
     underline: bool = False
+
+    @property
+    def interval(self):
+        """The interval in print: only of a single seed, whose neighbour would otherwise be the deviation."""
+        return None if self.low is None or self.deviation is not None else f"{self.low:.1f}–{self.high:.1f}"
 
 
 @dataclass(frozen=True)
@@ -73,21 +84,46 @@ class Table:
     caption: str
 
 
-def build(rows, experiment, settings, published=None):
+def every(rows, runs, experiment, settings, published=None, missing=None):
+    """All tables of one experiment, as texts by the end of their files' names: ".tex", "_attacks.csv", ...
+
+    Args:
+        rows: of the summary, those of other experiments too.
+        runs: of the manifest.
+        experiment, settings, published: as for :func:`build`.
+        missing: as for `summary.summarize`.
+    """
+    of_experiment = [run for run in runs if run.experiment == experiment]
+    tested = differences.differences(of_experiment, settings, missing)
+    table = build(rows, experiment, settings, published, differences.sentence(tested))
+    texts = {".tex": to_tex(table), ".csv": to_csv(table), ".md": to_markdown(table)}
+    for name, sheet in (
+        ("attacks", by_attack(rows, experiment, settings)),
+        ("differences", differences.sheet(tested, experiment, settings)),
+    ):
+        texts[f"_{name}.tex"] = sheets.to_tex(sheet)
+        texts[f"_{name}.csv"] = sheets.to_csv(sheet)
+        texts[f"_{name}.md"] = sheets.to_markdown(sheet)
+    return texts
+
+
+def build(rows, experiment, settings, published=None, said_of_differences=""):
     """The table of one experiment.
 
     Args:
         rows: the rows of the summary (`summary.read_rows`) of the experiment, and of the one beside it.
         experiment: its name.
         settings: {"title", "activations" in the order of the rows, "reference" or None, "headline": the
-            attack whose accuracy is the robustness, "attacks": {name: settings}, "weights": "published" where
-            nothing was trained, "beside": {"experiment", "title"} of an experiment on the same weights whose
-            columns follow, or {}}; the last two may be absent.
+            attack whose accuracy is the robustness, or "worst_case", "attacks": {name: settings},
+            "worst_case": the names of those that are merged, "weights": "published" where nothing was
+            trained, "beside": {"experiment", "title"} of an experiment on the same weights whose columns
+            follow, or {}}; the last three may be absent.
         published: the experiment's entry of thesis_results.yaml, or None.
+        said_of_differences: in the caption, see `differences.sentence`.
     """
     every, rows = rows, [row for row in rows if row["experiment"] == experiment]
     beside = _beside(every, settings)
-    attacks = _attacks(rows, settings)
+    attacks = _columns_of_attacks(rows, settings)
     columns = _columns(attacks, settings, published, beside)
     overfitting = {name: _overfitting(rows, name) for name in settings["activations"]}
     cells = [
@@ -112,7 +148,7 @@ def build(rows, experiment, settings, published=None):
         )
         for i, name in enumerate(settings["activations"])
     )
-    caption = _caption(rows, settings, attacks, lines, published, beside)
+    caption = _caption(rows, settings, attacks, lines, published, beside, said_of_differences)
     return Table(experiment, columns, lines, settings["title"], caption)
 
 
@@ -126,6 +162,16 @@ def _attacks(rows, settings):
     ]
 
 
+def _columns_of_attacks(rows, settings):
+    """The attacks with a column beside the headline's: the worst case, the thesis protocol, a few others."""
+    attacks = _attacks(rows, settings)
+    is_thesis = {name: settings["attacks"][name]["method"] == "thesis_pgd" for name in attacks}
+    if len(attacks) - sum(is_thesis.values()) > _MANY_ATTACKS:
+        attacks = [name for name in attacks if is_thesis[name]]
+    worst = settings["headline"] != WORST_CASE and any(row["attack"] == WORST_CASE for row in rows)
+    return [*([WORST_CASE] if worst else []), *attacks]
+
+
 def _beside(rows, settings):
     """The rows of the experiment that stands beside this one, none when it was not run."""
     experiment = settings.get("beside", {}).get("experiment")
@@ -135,10 +181,7 @@ def _beside(rows, settings):
 def _columns(attacks, settings, published, beside):
     headline = settings["headline"]
     columns = [Column("accuracy", "Accuracy"), Column("robustness", "Robustness", attack=headline)]
-    for name in attacks:
-        is_thesis = settings["attacks"][name]["method"] == "thesis_pgd"
-        head = "Robustness (thesis protocol)" if is_thesis else f"Under {name}"
-        columns.append(Column(name, head, attack=name))
+    columns += [Column(name, _head(name, settings), attack=name) for name in attacks]
     if beside:
         group, name = settings["beside"]["title"], settings["beside"]["experiment"]
         columns += [Column(f"{name}_{c.key}", c.head, group, c.attack) for c in columns]
@@ -148,6 +191,13 @@ def _columns(attacks, settings, published, beside):
     return tuple(columns)
 
 
+def _head(attack, settings):
+    if attack == WORST_CASE:
+        return "Worst case"
+    is_thesis = settings["attacks"][attack]["method"] == "thesis_pgd"
+    return "Robustness (thesis protocol)" if is_thesis else f"Under {attack}"
+
+
 def _column_cells(rows, column, settings, published):
     cells = []
     for name in settings["activations"]:
@@ -155,17 +205,30 @@ def _column_cells(rows, column, settings, published):
             quantity = column.key.removeprefix("published_")
             cells.append(Cell(published["results"].get(name, {}).get(quantity)))
         elif column.attack is None:
-            cells.append(_cell(clean_accuracy(rows, name, settings["headline"])))
+            attacks = (clean_attack(rows), settings["headline"])
+            accuracy = clean_accuracy(rows, name, settings["headline"])
+            cells.append(_cell(accuracy, _examples(rows, name, attacks)))
         else:
-            cells.append(_cell(over_seeds(rows, name, column.attack)))
+            accuracy = over_seeds(rows, name, column.attack)
+            cells.append(_cell(accuracy, _examples(rows, name, (column.attack,))))
     return cells
 
 
-def _cell(statistic):
+def _examples(rows, activation, attacks):
+    """How many images the first of `attacks` that was run on an activation was run on, 0 for none."""
+    for attack in attacks:
+        for row in rows:
+            if row["activation"] == activation and row["attack"] == attack:
+                return row["examples"]
+    return 0
+
+
+def _cell(statistic, examples):
     if statistic is None:
         return Cell()
     deviation = None if statistic.deviation is None else 100 * statistic.deviation
-    return Cell(100 * statistic.mean, deviation, statistic.n)
+    interval = statistics.wilson(statistic.mean * examples, examples)
+    return Cell(100 * statistic.mean, deviation, statistic.n, 100 * interval.low, 100 * interval.high)
 
 
 def _best_trade_off(cells):
@@ -190,7 +253,7 @@ def _marked(cell, cells, column, activation, is_best_trade_off, published):
         # what is printed decides, so that equal numbers are marked alike
         bold = len(printed) > 1 and _number(cell.percent) == max(printed, key=float)
         underline = is_best_trade_off and column.key in ("accuracy", "robustness")
-    return Cell(cell.percent, cell.deviation, cell.n, bold, underline)
+    return replace(cell, bold=bold, underline=underline)
 
 
 def _overfitting(rows, activation):
@@ -199,21 +262,23 @@ def _overfitting(rows, activation):
     return OVERFITTING[max(worst, default=0)]
 
 
-def _caption(rows, settings, attacks, lines, published, beside):
+def _caption(rows, settings, attacks, lines, published, beside, said_of_differences):
     headline = settings["headline"]
     datasets = dict.fromkeys(_dataset_label(row["dataset"]) for row in rows)
     where = f" on {', '.join(datasets)}" if datasets else ""
     sentences = [
         f"{settings['title']}{where}: accuracy and robustness in percent{_spread(lines)}.",
         f"Accuracy: correct on {_images(rows, (clean_attack(rows), headline))} without an attack.",
-        f"Robustness: still correct {_against(settings['attacks'][headline])}, on "
-        f"{_images(rows, (headline,))}.",
+        f"Robustness: still correct {_against_named(headline, settings)}, on {_images(rows, (headline,))}.",
     ]
     for name in attacks:
-        attack = settings["attacks"][name]
         images = _images(rows, (name,))
+        if name == WORST_CASE:
+            sentences.append(f"Worst case: still correct {_against_named(name, settings)}, on {images}.")
+            continue
+        attack = settings["attacks"][name]
         details = _details(attack)
-        if details == _details(settings["attacks"][headline]):
+        if headline != WORST_CASE and details == _details(settings["attacks"][headline]):
             details = "same settings"
         if attack["method"] == "thesis_pgd":
             sentences.append(
@@ -242,6 +307,12 @@ def _caption(rows, settings, attacks, lines, published, beside):
             f"rounding: it shows where large coefficients of alternating sign cancel, as in a KAF that "
             f"started from a ridge fit. The attack follows the exact derivatives there, so rounding is also "
             f"noise in its way."
+        )
+    if said_of_differences:
+        sentences.append(said_of_differences)
+    if any(cell.interval for line in lines for cell in line.cells):
+        sentences.append(
+            "Beside a number of one seed: its Wilson 95% interval, for the choice of test images."
         )
     sentences.append(
         "Bold: best of its column. Underlined: best trade-off, the highest harmonic mean of accuracy and "
@@ -279,6 +350,20 @@ def _images(rows, attacks):
     return "no image yet"
 
 
+def _against_named(attack, settings):
+    """An attack by its name, or the worst case of several, in words."""
+    if attack != WORST_CASE:
+        return _against(settings["attacks"][attack])
+    merged = [settings["attacks"][name] for name in settings["worst_case"]]
+    names = ", ".join(settings["worst_case"])
+    return f"under every one of {names} against the true labels ({_details(_of_the_ball(merged[0]))})"
+
+
+def _of_the_ball(attack):
+    norm, _ = ball(attack)
+    return {"method": attack["method"], "norm": norm, "eps": attack["eps"]}
+
+
 def _against(attack):
     """An attack on the true labels, in words."""
     entry = registry.ATTACKS.get(attack["method"])
@@ -289,7 +374,8 @@ def _against(attack):
 
 def _details(attack):
     parts = [words.format(attack[key]) for key, words in _DESCRIBED.items() if attack.get(key) is not None]
-    norm = {"linf": "L∞", "l2": "L2"}[attack.get("norm", "linf")]
+    default = registry.ATTACKS[attack["method"]].norm if attack["method"] in registry.ATTACKS else "linf"
+    norm = {"linf": "L∞", "l2": "L2"}[attack.get("norm", default)]
     return ", ".join([norm, *parts]).replace("1 random restarts", "1 random start", 1 if parts else 0)
 
 
@@ -306,7 +392,7 @@ def _number(percent):
 
 
 def to_csv(table):
-    """The table as CSV: percent, deviation and number of seeds of each column, no marks."""
+    """The table as CSV: percent, deviation over seeds, their number and the 95 % interval of each column."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{c.key}{part}" for c in table.columns for part in _parts(c)]
@@ -314,30 +400,24 @@ def to_csv(table):
     for line in table.lines:
         values = []
         for column, cell in zip(table.columns, line.cells, strict=True):
-            parts = [cell.percent, cell.deviation, cell.n][: len(_parts(column))]
+            parts = [cell.percent, cell.deviation, cell.n, cell.low, cell.high][: len(_parts(column))]
             values += ["" if v is None else v if isinstance(v, int) else _number(v) for v in parts]
         writer.writerow([line.activation, line.label, line.overfitting, *values])
     return file.getvalue()
 
 
 def _parts(column):
-    return ("",) if column.published else ("", "_std", "_seeds")
+    return ("",) if column.published else ("", "_std", "_seeds", "_low", "_high")
 
 
 def to_markdown(table):
     """The table as a Markdown table, its columns padded so that it reads well in a terminal too."""
     heads = [c.head if c.group == OURS else f"{c.group} {c.head.lower()}" for c in table.columns]
-    grid = [["Activation", *heads]]
+    rows = []
     for line in table.lines:
         mark = DAGGERS.get(line.overfitting, "")
-        grid.append([f"{line.label}{' ' if mark else ''}{mark}", *map(_markdown_cell, line.cells)])
-    widths = [max(len(row[i]) for row in grid) for i in range(len(grid[0]))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"
-        for row in [grid[0], rule, *grid[1:]]
-    ]
-    return "\n".join([*lines, "", textwrap.fill(table.caption, 110, break_on_hyphens=False), ""])
+        rows.append([f"{line.label}{' ' if mark else ''}{mark}", *map(_markdown_cell, line.cells)])
+    return markdown(["Activation", *heads], rows, table.caption)
 
 
 def _markdown_cell(cell):
@@ -348,6 +428,8 @@ def _markdown_cell(cell):
         text = f"**{text}**"
     if cell.underline:
         text = f"<u>{text}</u>"
+    if cell.interval:
+        return f"{text} ({cell.interval})"
     return text if cell.deviation is None else f"{text} ± {_number(cell.deviation)}"
 
 
@@ -377,23 +459,6 @@ def to_tex(table):
 
 _MANY_COLUMNS = 8
 _BREAK = r"\\"
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "ε": r"$\varepsilon$",
-    "∞": r"$_\infty$",
-    "–": "--",
-    "†": r"$^\dagger$",
-    "‡": r"$^\ddagger$",
-}
-
-
-def tex(text):
-    """Plain text as LaTeX."""
-    return "".join(_TEX.get(character, character) for character in text)
 
 
 def _tex_size(table):
@@ -444,4 +509,54 @@ def _tex_cell(cell):
         text = rf"\textbf{{{text}}}"
     if cell.underline:
         text = rf"\underline{{{text}}}"
+    if cell.interval:
+        return rf"\shortstack[r]{{{text}\\[-2pt]{{\tiny {tex(cell.interval)}}}}}"
     return text if cell.deviation is None else rf"{text}{{\scriptsize\,$\pm$\,{_number(cell.deviation)}}}"
+
+
+def by_attack(rows, experiment, settings):
+    """Accuracy under every attack that was run: a row an attack, a column an activation.
+
+    Args:
+        rows, experiment, settings: as for :func:`build`.
+    """
+    rows = [row for row in rows if row["experiment"] == experiment]
+    run = {row["attack"] for row in rows}
+    attacks = [name for name in (*settings["attacks"], WORST_CASE) if name in run]
+    printed, records = [], []
+    for attack in attacks:
+        of_attack = [row for row in rows if row["attack"] == attack]
+        found = {name: over_seeds(of_attack, name, attack) for name in settings["activations"]}
+        seconds = _mean(of_attack, "evaluation_seconds")
+        cells = [_number(100 * one.mean) if one else NOT_RUN for one in found.values()]
+        printed.append((attack, *cells, f"{seconds:.0f}"))
+        records.append(
+            {
+                "attack": attack,
+                "method": of_attack[0]["method"],
+                "eps": of_attack[0]["eps"],
+                "examples": of_attack[0]["examples"],
+                **{name: None if one is None else _number(100 * one.mean) for name, one in found.items()},
+                "seconds": f"{seconds:.1f}",
+                "queries": round(_mean(of_attack, "queries")),
+            }
+        )
+    described = "; ".join(
+        f"{name}: {_details(attack)}"
+        for name, attack in settings["attacks"].items()
+        if name in run and ball(attack)
+    )
+    caption = (
+        f"{settings['title']}: percent of {_images(rows, attacks)} still correct under each attack, mean over "
+        f"the seeds, and how many seconds the attack took per network. {described}."
+    )
+    if WORST_CASE in attacks:
+        caption += f" {WORST_CASE}: correct under every one of {', '.join(settings['worst_case'])}."
+    heads = ("Attack", *map(label, settings["activations"]), "s")
+    title = f"{settings['title']}: attacks"
+    return Sheet(f"{experiment}_attacks", title, caption, heads, tuple(printed), tuple(records) or ({},))
+
+
+def _mean(rows, quantity):
+    """The mean of a quantity over all of `rows`."""
+    return sum(row[quantity] for row in rows) / len(rows)

@@ -12,7 +12,7 @@ import os
 import re
 from pathlib import Path
 
-from .config import fraction, rates, source_activations
+from .config import WORST_CASE, fraction, rates, source_activations, worst_case_attacks
 from .errors import UserError
 from .registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED, is_trainable
 
@@ -61,6 +61,10 @@ def validate(config, schema_path, published_path=None):
             _choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
     for name in config["run"]:
         experiment = config["experiments"][name]
+        for table in ("attacks", "differences"):
+            if f"{name}_{table}" in config["run"]:
+                problem = f"has the name of a table of {name}"
+                raise _error(("run",), f"{name}_{table}", problem, "write another name for the experiment")
         _check_sources_of_attacks(config, name)
         _check_source(config, experiment["dataset"])
         if "weights" in experiment:
@@ -290,14 +294,28 @@ def _check_evaluation(evaluation):
         raise _error(
             ("evaluation", "run"), evaluation["run"], "lacks clean", "write clean too: tables need it"
         )
-    _choose(("evaluation", "headline"), evaluation["headline"], evaluation["run"])
+    if WORST_CASE in attacks:
+        problem = "is not the name of an attack"
+        raise _error(
+            ("evaluation", "attacks", WORST_CASE), attacks[WORST_CASE], problem, "write another name"
+        )
     for name, attack in attacks.items():
         path = ("evaluation", "attacks", name)
         _choose((*path, "method"), attack["method"], ATTACKS)
         _check_settings(path, attack, "method", ATTACKS[attack["method"]])
+    _check_headline(evaluation)
     method = attacks["clean"]["method"]
     if method != "clean":
         raise _error(("evaluation", "attacks", "clean", "method"), method, "is an attack", "write clean")
+
+
+def _check_headline(evaluation):
+    headline = evaluation["headline"]
+    if headline != WORST_CASE:
+        _choose(("evaluation", "headline"), headline, evaluation["run"])
+    elif not worst_case_attacks({"evaluation": evaluation}):
+        problem = "needs two attacks of the same norm and eps in evaluation.run"
+        raise _error(("evaluation", "headline"), headline, problem, "write one attack, or run another")
 
 
 def _check_sources_of_attacks(config, experiment):

@@ -140,7 +140,7 @@ def predict(model, images, batch_size):
 
 
 class _ContiguousGradient(torch.autograd.Function):
-    """The images, and behind them a gradient stored in the plain order, which is all that some libraries read."""
+    """The images, with a gradient stored in the plain order: some libraries read no other."""
 
     @staticmethod
     def forward(ctx, images):
