@@ -43,7 +43,7 @@ class Tally:
     """How often each kind of fault or bad input was injected, and how often the right thing followed."""
 
     def __init__(self):
-        self.rows, self.test = {}, ""
+        self.rows, self.figures, self.test = {}, [], ""
 
     def _row(self, name):
         return self.rows.setdefault(name, {"tried": 0, "held": 0, "tests": []})
@@ -57,11 +57,25 @@ class Tally:
     def held(self, name, count=1):
         self._row(name)["held"] += count
 
+    def figure(self, name, value):
+        """Something measured or counted that is no fault."""
+        self.figures.append((name, value, self.test))
+
+    @staticmethod
+    def _tests(nodes):
+        """The tests' names, by the files they are in."""
+        files = {}
+        for file, _, test in (node.partition("::") for node in nodes):
+            files.setdefault(file, []).append(f"`{test}`")
+        return "<br>".join(f"{file}: {', '.join(tests)}" for file, tests in files.items())
+
     def table(self):
         lines = ["| injected | times | held | test |", "|---|---:|---:|---|"]
         for name, row in self.rows.items():
-            tests = "<br>".join(f"`{test}`" for test in row["tests"])
-            lines.append(f"| {name} | {row['tried']:,} | {row['held']:,} | {tests} |")
+            lines.append(f"| {name} | {row['tried']:,} | {row['held']:,} | {self._tests(row['tests'])} |")
+        if self.figures:
+            lines += ["", "| figure | value | test |", "|---|---|---|"]
+            lines += [f"| {name} | {value} | {self._tests([test])} |" for name, value, test in self.figures]
         return "\n".join(lines)
 
 
@@ -81,13 +95,26 @@ def pytest_runtest_setup(item):
     TALLY.test = item.nodeid.partition("[")[0]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Counts a test marked `injects` as one fault, held when it passed."""
+    report = yield
+    marker = item.get_closest_marker("injects")
+    if marker is not None and call.when == "call" and not report.skipped:
+        TALLY.tried(*marker.args)
+        if report.passed:
+            TALLY.held(*marker.args)
+    return report
+
+
 def pytest_sessionfinish(session, exitstatus):
     path = session.config.getoption("--reliability")
     if path is not None:
         seconds = time.monotonic() - STARTED
         path.write_text(
             "# Faults and bad input: what was injected, what held\n\n"
-            "Written by the tests themselves; do not edit. Again: `make reliability`.\n\n"
+            "Written by the tests themselves; do not edit. Again: `make reliability`. *Held* means what the\n"
+            "test demands: after a kill the bits of an undisturbed run, of bad input a refusal in one line.\n\n"
             f"{TALLY.table()}\n\n"
             f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {seconds / 60:.0f} minutes, "
             f"exit status of pytest {int(exitstatus)}.\n"

@@ -241,6 +241,7 @@ class Touch:
 
 
 @pytest.mark.parametrize("same_size", [True, False])
+@pytest.mark.injects("hostile or damaged archives")
 def test_a_wrong_file_is_never_unpickled(small, tmp_path, same_size):
     contents, members = small
     trace = tmp_path / "trace"
@@ -256,6 +257,7 @@ def test_a_wrong_file_is_never_unpickled(small, tmp_path, same_size):
     assert not trace.exists()
 
 
+@pytest.mark.injects("hostile or damaged archives")
 def test_not_an_archive(small, tmp_path):
     _, members = small
     for content in (b"", b"\x1f\x8b", b"<html>404</html>", b"\x1f\x8b\x08" + b"\0" * 2000, b"\0" * 4096):
@@ -265,6 +267,7 @@ def test_not_an_archive(small, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.injects("hostile or damaged archives")
 def test_damaged_archives(small, small_dataset, tmp_path, mode):
     """A truncated archive is refused; a flipped bit is too, unless it lies in padding or metadata."""
     contents, members = small
@@ -286,6 +289,7 @@ def test_damaged_archives(small, small_dataset, tmp_path, mode):
     assert refusals > 50
 
 
+@pytest.mark.injects("hostile or damaged archives")
 def test_hostile_names_are_never_written(small, small_dataset, tmp_path):
     contents, members = small
     inside = tmp_path / "inside"
@@ -306,6 +310,7 @@ def test_hostile_names_are_never_written(small, small_dataset, tmp_path):
 
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.DIRTYPE])
+@pytest.mark.injects("hostile or damaged archives")
 def test_links_in_the_place_of_members(small, tmp_path, kind):
     contents, members = small
     secret = tmp_path / "secret"
@@ -315,6 +320,7 @@ def test_links_in_the_place_of_members(small, tmp_path, kind):
         data.prepare_cifar10(write_tar(tmp_path / "a.tar.gz", entries), members)
 
 
+@pytest.mark.injects("hostile or damaged archives")
 def test_special_files_in_the_folder(small, tmp_path):
     contents, members = small
     folder = write_folder(tmp_path / FOLDER, contents)
@@ -324,6 +330,7 @@ def test_special_files_in_the_folder(small, tmp_path):
         data.prepare_cifar10(folder, members)
 
 
+@pytest.mark.injects("hostile or damaged archives")
 def test_bombs_are_not_unpacked(small, tmp_path):
     contents, members = small
     path = tmp_path / "bomb.tar.gz"

@@ -234,6 +234,7 @@ def test_a_good_server_is_asked_once(path, capsys):
         trickle,
     ],
 )
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_server_that_recovers(path, capsys, fault):
     with serving(fault, whole) as server:
         fetch(server, path, timeout=patience(fault))
@@ -265,6 +266,7 @@ def test_a_server_that_recovers(path, capsys, fault):
         (status(206, CONTENT), "another part"),
     ],
 )
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_server_that_does_not_recover(path, fault, reason):
     with serving(fault) as server:
         with pytest.raises(DownloadError, match=reason) as caught:
@@ -274,6 +276,7 @@ def test_a_server_that_does_not_recover(path, fault, reason):
     assert not path.exists()
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_wrong_file_leaves_nothing_and_is_fetched_no_third_time(path):
     with serving(other(WRONG)) as server:
         with pytest.raises(DownloadError, match="another checksum"):
@@ -289,6 +292,7 @@ def test_waits_double(path, capsys):
     assert waits == ["0.01", "0.02", "0.04"]
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_resumed_where_the_server_allows(path):
     with serving(drop_after(100_000), drop_after(50_000), whole) as server:
         fetch(server, path)
@@ -296,6 +300,7 @@ def test_resumed_where_the_server_allows(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_started_again_where_it_does_not(path):
     with serving(
         drop_after(100_000, ranges=False), drop_after(50_000, ranges=False), whole_without_ranges
@@ -305,6 +310,7 @@ def test_started_again_where_it_does_not(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_line_that_drops_often_gets_there(path):
     with serving(drop_after(20_000)) as server:
         fetch(server, path, attempts=2)
@@ -312,6 +318,7 @@ def test_a_line_that_drops_often_gets_there(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_server_that_never_gets_further_is_left(path):
     with serving(drop_after(100_000, ranges=False)) as server, pytest.raises(DownloadError):
         fetch(server, path, attempts=3)
@@ -330,6 +337,7 @@ def test_the_next_call_resumes(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("kill -9 of a download")
 def test_killed_and_run_again(path):
     program = (
         "import sys; from kafnets.data.download import download; "
@@ -355,6 +363,7 @@ def test_killed_and_run_again(path):
 
 
 @pytest.mark.parametrize("left", [WRONG[:1000], WRONG, WRONG + b"more", CONTENT])
+@pytest.mark.injects("downloads onto damaged files")
 def test_what_an_earlier_run_left_is_not_trusted(path, left):
     path.parent.mkdir()
     path.with_name(f"{NAME}.part").write_bytes(left)
@@ -364,6 +373,7 @@ def test_what_an_earlier_run_left_is_not_trusted(path, left):
     assert bool(server.ranges) == (left != CONTENT)
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_a_range_that_cannot_be_had(path):
     with serving(drop_after(1000), status(416), whole) as server:
         fetch(server, path)
@@ -371,6 +381,7 @@ def test_a_range_that_cannot_be_had(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("downloads onto damaged files")
 def test_a_damaged_file_in_the_place_is_replaced(path):
     path.parent.mkdir()
     path.write_bytes(WRONG)
@@ -379,6 +390,7 @@ def test_a_damaged_file_in_the_place_is_replaced(path):
     assert_whole(path)
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_no_server(path):
     with serving(whole) as server:
         pass
@@ -399,12 +411,14 @@ def test_two_downloads_of_one_file(path):
         assert Path(part.name).read_bytes() == b"theirs"
 
 
+@pytest.mark.injects("full disk or read-only file system")
 def test_a_place_that_cannot_be_written(tmp_path):
     (tmp_path / "file").touch()
     with serving(whole) as server, pytest.raises(UserError, match="cannot write"):
         fetch(server, tmp_path / "file" / NAME)
 
 
+@pytest.mark.injects("full disk or read-only file system")
 def test_a_full_disk(path):
     import resource
 
@@ -419,6 +433,7 @@ def test_a_full_disk(path):
     assert not path.exists()
 
 
+@pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
 def test_without_length_or_ranges(path):
     with serving(without_length) as server:
         fetch(server, path)

@@ -139,24 +139,28 @@ def rewrite(path, change):
     save_file(tensors, path, metadata)
 
 
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
 def test_a_missing_tensor_is_named(saved):
     rewrite(saved, lambda tensors: tensors.pop("layer2.0.conv1.weight"))
     with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight is missing"):
         load_model(saved)
 
 
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
 def test_an_extra_tensor_is_named(saved):
     rewrite(saved, lambda tensors: tensors.update(extra=torch.zeros(1)))
     with pytest.raises(UserError, match="extra does not belong"):
         load_model(saved)
 
 
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
 def test_a_wrong_shape_is_named(saved):
     rewrite(saved, lambda tensors: tensors.update({"stem.act.alpha": torch.zeros(3, 20)}))
     with pytest.raises(UserError, match=r"stem\.act\.alpha has shape \(3, 20\)"):
         load_model(saved)
 
 
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
 def test_a_pickle_is_not_opened(tmp_path):
     path = tmp_path / "model.safetensors"
     torch.save({"a": torch.zeros(1)}, path)

@@ -268,7 +268,7 @@ def test_a_run_stopped_by_a_signal_ends_with_the_same_bits(dataset, tmp_path, mo
     assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in history]
 
 
-def test_killed_at_random_moments_a_run_ends_with_the_same_bits(dataset, tmp_path):
+def test_killed_at_random_moments_a_run_ends_with_the_same_bits(dataset, tmp_path, tally):
     """kill -9 of the real process, again and again, until it gets through."""
     whole, _, _ = train(settings(epochs=3), dataset, CPU, tmp_path / "whole")
     torch.save(dataset.__dict__, tmp_path / "data.pt")
@@ -305,7 +305,9 @@ torch.save(model.state_dict(), folder / "end.pt")
             process.wait()
             kills += 1
     assert kills >= 1
+    tally.tried("kill -9 of a training", kills)
     assert same(weights(whole), torch.load(tmp_path / "end.pt", weights_only=True))
+    tally.held("kill -9 of a training", kills)
 
 
 # -- as on a GPU: nothing in a step waits for the device
@@ -397,6 +399,7 @@ def test_the_checkpoint_of_another_run_is_refused(dataset, tmp_path):
 # -- what can go wrong in a training
 
 
+@pytest.mark.injects("a training whose loss is not finite")
 def test_a_loss_that_is_not_finite_names_epoch_step_and_layer(dataset, tmp_path):
     with pytest.raises(UserError, match=r"epoch \d, step \d of 4: the output of layer [\w.]+ is not finite"):
         train(settings(learning_rate=[1e30, 1e30]), dataset, CPU, tmp_path / "state")
