@@ -449,7 +449,7 @@ def _step_in_memory(training, epoch, order, step, rate):
 def fitting_batch_size(training, order):
     """The largest of 1/2, 1/4, ... of the batch size with which a whole step fits; None when not even 2 do.
 
-    The steps are really taken (at a learning rate of 0), so `training` is not to be used any more.
+    The steps are really taken, outside any CUDA graph, so `training` is not to be used any more.
     """
     size = training.options["batch_size"] // 2
     while size >= 2:  # a normalisation cannot train on one image
@@ -457,7 +457,7 @@ def fitting_batch_size(training, order):
         training.optimizer.zero_grad(set_to_none=True)
         training.options = {**training.options, "batch_size": size}
         try:
-            training.step(training.chosen(order, 0), 0.0)
+            training.update(*training.batch(training.chosen(order, 0)))
             return size
         except torch.OutOfMemoryError:
             size //= 2
