@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .latex import tex
 
-_LONG = 40
+# Up to these a table fits a page of an article in LaTeX's \scriptsize.
+_MANY_COLUMNS, _MANY_ROWS = 7, 40
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,11 @@ def markdown(heads, rows, caption):
 
 
 def to_tex(sheet):
-    """The sheet as a LaTeX float; needs the package booktabs. A long one is set small."""
-    small = len(sheet.heads) > 7 or len(sheet.rows) > _LONG
-    size = r"\fontsize{6}{7}\selectfont\setlength{\tabcolsep}{1.5pt}" if small else r"\footnotesize"
+    """The sheet as a LaTeX float; needs the package booktabs. A large one is set small."""
+    large = len(sheet.heads) > _MANY_COLUMNS or len(sheet.rows) > _MANY_ROWS
+    size = r"\fontsize{6}{7}\selectfont\setlength{\tabcolsep}{1.5pt}"
+    if not large:
+        size = r"\scriptsize\setlength{\tabcolsep}{3pt}"
     lines = [
         r"\begin{table}",
         r"\centering",

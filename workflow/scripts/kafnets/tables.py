@@ -469,8 +469,9 @@ def _tex_size(table):
         return r"\small\setlength{\tabcolsep}{4pt}"
     if columns < _MANY_COLUMNS:
         return r"\footnotesize\setlength{\tabcolsep}{2pt}"
-    size = r"\scriptsize" if columns < _MANY_COLUMNS + 2 else r"\fontsize{6}{7}\selectfont"
-    return size + r"\setlength{\tabcolsep}{1.5pt}"
+    if columns < _MANY_COLUMNS + 2:
+        return r"\scriptsize\setlength{\tabcolsep}{1.5pt}"
+    return r"\fontsize{6}{7}\selectfont\setlength{\tabcolsep}{0.9pt}"
 
 
 def _tex_groups(columns):
