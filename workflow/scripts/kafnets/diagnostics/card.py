@@ -55,7 +55,7 @@ def measure(model, images, labels, settings, sources=(), *, batch_size=None, not
     clean = is_correct(logits, labels)
 
     radii = _over_radii(bench, settings)
-    white, crafted = _white_box(bench, settings, eps, step)
+    white = _white_box(bench, settings, eps, step)
     blind = _black_box(bench, settings, eps, sources)
     tried = {**white, **blind}
     alone = bench.verdicts["pgd"].clone()
@@ -63,6 +63,7 @@ def measure(model, images, labels, settings, sources=(), *, batch_size=None, not
         alone &= bench.verdicts[name]
     only_black_box = (bench.verdicts["pgd"] & ~alone).double().mean().item()
 
+    crafted = bench.crafted(eps, step, settings["iterations"])
     gradient, loss = gradients.loss_gradients(model, pixels, labels, size)
     flat = gradient.flatten(1)
     rising = gradients.rising(model, pixels, labels, gradient, loss, step, size)
@@ -117,6 +118,11 @@ class _Bench:
         self.note(f"{name}: accuracy {accuracy:.2%}, {result.queries} queries, {seconds:.1f} s")
         return result, {"accuracy": accuracy, "queries": result.queries, "wall_seconds": seconds}
 
+    def crafted(self, eps, step, iterations):
+        """Every image as PGD leaves it after all its steps, also those that were wrong from the start."""
+        ball = {"eps": eps, "step": step, "iterations": iterations, "early_stop": False}
+        return pgd(self.model, self.images, self.labels, batch_size=self.batch_size, **ball).adversarial
+
 
 def _share(verdicts):
     return verdicts.double().mean().item()
@@ -134,19 +140,19 @@ def _over_radii(bench, settings):
 
 
 def _white_box(bench, settings, eps, step):
-    """The attacks along the gradient: their figures, and the images that PGD ended with."""
+    """The attacks along the gradient."""
     ball = {"eps": eps, "step": step}
     iterations, restarts = settings["iterations"], settings["restarts"]
     found = {}
     _, found["fgsm"] = bench.run("fgsm", attacks.fgsm, eps=eps)
-    result, found["pgd"] = bench.run("pgd", pgd, iterations=iterations, restarts=restarts, **ball)
+    _, found["pgd"] = bench.run("pgd", pgd, iterations=iterations, restarts=restarts, **ball)
     rows = bench.verdicts["pgd"].nonzero()[:, 0]
     _, found["pgd_twice"] = bench.run(
         "pgd_twice", pgd, rows, iterations=iterations, restarts=restarts, seed=OTHER_STARTS, **ball
     )
     longer, found["pgd_long"] = bench.run("pgd_long", pgd, iterations=settings["most_iterations"], **ball)
     bench.by_iteration = longer.accuracy_by_iteration
-    return found, result.adversarial
+    return found
 
 
 def _black_box(bench, settings, eps, sources):

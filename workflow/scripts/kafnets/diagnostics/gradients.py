@@ -38,7 +38,8 @@ def rising(model, images, labels, gradients, before, step, batch_size, seed=0):
     """(N,) bool: a step along the gradient's signs raises the loss, and more than one along random signs."""
     along = losses(model, (images + step * gradients.sign()).clamp(0, 1), labels, batch_size)
     aside = losses(model, (images + step * random_signs(images, seed)).clamp(0, 1), labels, batch_size)
-    return (along > before) & (along > aside)
+    # without a gradient there is no step, and rounding alone may raise the loss
+    return (along > before) & (along > aside) & (gradients != 0).flatten(1).any(1)
 
 
 def alignments(model, images, batch_size):
