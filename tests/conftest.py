@@ -113,8 +113,8 @@ def pytest_sessionfinish(session, exitstatus):
         seconds = time.monotonic() - STARTED
         path.write_text(
             "# Faults and bad input: what was injected, what held\n\n"
-            "Written by the tests themselves; do not edit. Again: `make reliability`. *Held* is what the test\n"
-            "demands: after a kill the bits of an undisturbed run, of bad input a refusal in one line.\n\n"
+            "Written by the tests themselves; do not edit. Again: `make reliability`. *Held* is what\n"
+            "the test demands: after a kill the bits of an undisturbed run, bad input refused in a line.\n\n"
             f"{TALLY.table()}\n\n"
             f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {seconds / 60:.0f} minutes, "
             f"exit status of pytest {int(exitstatus)}.\n"

@@ -91,10 +91,11 @@ def verdicts(folder):
     }
 
 
-def processes(script, within=""):
+def processes(place, script, within=""):
     """The running Pythons of a workflow's script: their pid, their environment and their command line.
 
     Args:
+        place (Path): the folder that the workflow runs in; other tests run the same script elsewhere.
         script (str): its file name, such as "train.py".
         within (str): a part of the command line.
     """
@@ -105,6 +106,8 @@ def processes(script, within=""):
         try:
             command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
             if len(command) < 2 or not command[1].endswith(f"/{script}") or within not in " ".join(command):
+                continue
+            if (folder / "cwd").readlink() != place.resolve():
                 continue
             lines = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
         except OSError:

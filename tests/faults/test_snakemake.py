@@ -79,7 +79,7 @@ def test_two_pipelines_in_one_folder(folder, undisturbed, tally):
     reference, _ = undisturbed
     first = start(folder, *ARGUMENTS)
     end = time.monotonic() + 120
-    while not processes("train.py", f"{OUT}/models") and time.monotonic() < end:
+    while not processes(folder, "train.py", f"{OUT}/models") and time.monotonic() < end:
         time.sleep(0.05)
     first_words = words(folder)
     tally.tried("a second pipeline in the same folder")
@@ -121,7 +121,7 @@ def test_killed_while_aggregating(folder, undisturbed, tally):
     arguments = [f"{OUT}/summary.csv", *ARGUMENTS[1:]]
     process = start(folder, *arguments)
     end = time.monotonic() + 120
-    while not processes("aggregate.py") and time.monotonic() < end:
+    while not processes(folder, "aggregate.py") and time.monotonic() < end:
         time.sleep(0.02)
     tally.tried("kill -9 while aggregating")
     os.killpg(process.pid, signal.SIGKILL)

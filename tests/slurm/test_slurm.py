@@ -10,12 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cluster import Cluster, unavailable
 
 from tests.repository import (
     OUT,
+    TINY,
     cell,
     copy_repository,
     finish,
@@ -72,11 +74,12 @@ def undisturbed(prepared, tmp_path, *arguments):
 
 
 @pytest.fixture
-def slurm(cluster):
+def slurm(cluster, tally):
     """Starts snakemake with the profile of this repository; what still runs after a test is killed."""
-    started = []
+    started, folders = [], []
 
     def start_one(folder, *arguments, config=()):
+        folders.append(folder)
         arguments = [*arguments, *PROFILE, "--config", "device=cpu", *config]
         started.append(start(folder, *arguments, profile="profiles/slurm"))
         return started[-1]
@@ -86,20 +89,26 @@ def slurm(cluster):
         process.kill()
         process.wait()
     cluster.run("scancel", "--user=root")
+    tally.figure("jobs through SLURM", sum(map(jobs_of, folders)))
+
+
+def jobs_of(folder):
+    return words(folder).count("has been submitted with SLURM jobid")
 
 
 class Watch(threading.Thread):
     """Looks again and again which SLURM jobs compute, and on which GPU."""
 
-    def __init__(self):
+    def __init__(self, folder, seconds=0.2):
         super().__init__(daemon=True)
+        self.folder, self.seconds = folder, seconds
         self.seen, self.ended = [], threading.Event()
 
     def run(self):
-        while not self.ended.wait(0.2):
+        while not self.ended.wait(self.seconds):
             now = {}
             for script in ("train.py", "evaluate.py"):
-                for _, environment, _ in processes(script):
+                for _, environment, _ in processes(self.folder, script):
                     if "SLURM_JOB_ID" in environment:
                         now.setdefault(environment["SLURM_JOB_ID"], []).append(
                             environment.get("CUDA_VISIBLE_DEVICES")
@@ -112,6 +121,15 @@ class Watch(threading.Thread):
         return self.seen
 
 
+def one_job_on_a_gpu(seen):
+    """Of what :class:`Watch` saw: every job computes on one of two GPUs and no two on the same."""
+    gpus = {job: set(devices) for now in seen for job, devices in now.items()}
+    assert gpus and all(len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()), gpus
+    for now in seen:
+        devices = [next(iter(set(devices))) for devices in now.values()]
+        assert len(devices) == len(set(devices)) <= 2, f"two jobs on one GPU: {now}"
+
+
 def freeze(folder, activations, already=0):
     """Stops each training once it has a checkpoint: its pid and its SLURM job, by activation.
 
@@ -122,7 +140,7 @@ def freeze(folder, activations, already=0):
     while len(frozen) < len(activations):
         assert time.monotonic() < end, f"no checkpoint of {set(activations) - set(frozen)}\n{words(folder)}"
         for activation in set(activations) - set(running):
-            for pid, environment, _ in processes("train.py", f"{OUT}/models/tiny/{activation}/"):
+            for pid, environment, _ in processes(folder, "train.py", f"{OUT}/models/tiny/{activation}/"):
                 running[activation] = pid, environment["SLURM_JOB_ID"]
         for activation in set(running) - set(frozen):
             if any(cell(folder, activation).glob("resume-*.ckpt")):
@@ -185,8 +203,8 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
     config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 6}}}"]
     process = slurm(folder, "models", *group, config=config)
 
-    cluster.until(lambda: processes("train.py", f"{OUT}/models"), "the first training", 300)
-    ((_, _, command),) = processes("train.py", f"{OUT}/models")
+    cluster.until(lambda: processes(folder, "train.py", f"{OUT}/models"), "the first training", 300)
+    ((_, _, command),) = processes(folder, "train.py", f"{OUT}/models")
     second = "kaf" if f"{OUT}/models/tiny/relu/" in command else "relu"
     cluster.until(lambda: cell(folder, second).exists(), "the second training", 300)
     _, number = freeze(folder, [second], already=1)[second]
@@ -204,7 +222,7 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
 def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
     """Six jobs for two GPUs; the node is drained in mid-run and comes back."""
     config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 5}}}"]
-    watch = Watch()
+    watch = Watch(folder)
     watch.start()
     process = slurm(folder, "evaluations", config=config)
     frozen = freeze(folder, ["relu", "kaf"])
@@ -216,12 +234,7 @@ def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
     assert len(weights(folder)) == 2 and not verdicts(folder)
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=resume")
     finish(process, folder, 900)
-    seen = watch.stop()
-    gpus = {job: set(devices) for now in seen for job, devices in now.items()}
-    assert all(len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()), gpus
-    for now in seen:
-        devices = [next(iter(set(devices))) for devices in now.values()]
-        assert len(devices) == len(set(devices)) <= 2, f"two jobs on one GPU: {now}"
+    one_job_on_a_gpu(watch.stop())
     reference = undisturbed(prepared, tmp_path, "evaluations", "--config", *config)
     jobs = len(weights(folder)) + len(verdicts(folder))
     tally.tried("SLURM: jobs for two GPUs, the node drained in between", jobs)
@@ -260,3 +273,36 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
     finish(process, folder, 900)
     assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
     tally.held("SLURM: kill -9 of the node's daemon")
+
+
+@pytest.mark.slow
+def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally):
+    """They take turns, twenty in a job and two jobs at a time; one job is cancelled."""
+    seeds = {"seeds": list(range(1000)), "experiments": {"tiny": {"activations": ["relu"]}}}
+    seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
+    (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
+    started = time.monotonic()
+    watch = Watch(folder, 2)
+    watch.start()
+    process = slurm(
+        folder,
+        *("models", "--configfile", TINY, "grid.yaml", "--groups", "train=train"),
+        *("--group-components", "train=20", "--resources", "slot=1", "--set-resource-scopes", "slot=local"),
+        *("--set-resources", "train:mem_mb=1000", "train:runtime=10m", "train:slot=1", "train:gpu=0"),
+        "train:gres=gpu:1",
+    )
+    cluster.until(lambda: len(weights(folder)) > 30, "the first trainings", 900)
+    tally.tried("SLURM: one job of a large grid cancelled")
+    cluster.run("scancel", cluster.jobs("running")[0]["id"])
+    finish(process, folder, 3 * 3600)
+    minutes = (time.monotonic() - started) / 60
+    one_job_on_a_gpu(watch.stop())
+    assert len(weights(folder)) == 1000 and jobs_of(folder) == 51
+    tally.held("SLURM: one job of a large grid cancelled")
+    tally.figure("largest grid run", f"1,000 trainings in 51 SLURM jobs, {minutes:.0f} minutes")
+    some = [0, 499, 999]
+    reference = undisturbed(
+        *(prepared, tmp_path, "models", "--config", f"seeds={some}"),
+        "experiments={tiny: {activations: [relu], train_examples: 25, training: {epochs: 1}}}",
+    )
+    assert len(weights(reference)) == 3 and weights(reference).items() <= weights(folder).items()
