@@ -38,8 +38,12 @@ reliability: $(VENV)/.dev
 	python -m pytest tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
 	    tests/unit/test_security.py tests/faults tests/slurm --reliability tests/RELIABILITY.md
 
+# the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev
-	python -m benchmarks.kaf
+	python -m benchmarks.kaf --device cpu --threads 1 --no-compile
+	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
+	python -m benchmarks.training --device cpu --images 256
+	python -m benchmarks.grid
 
 venv: $(VENV)/.runtime
 

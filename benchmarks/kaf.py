@@ -177,7 +177,10 @@ def main():
     parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile of the formula")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/kaf.json"))
+    parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
     batches = args.batch or ([128, 1024] if args.device == "cuda" else [128])
     print(f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, {args.repeats} rounds")
     rows = []
