@@ -176,7 +176,9 @@ def test_the_shapes_are_the_layers_functions_in_forward_order(trained):
     # ridge coefficients near 72 of alternating sign: float32 keeps about four digits of their sum
     assert numpy.allclose(stem.after, expected, atol=1e-3)
     assert abs(stem.after - stem.before).max() > 1
-    assert stem.before.shape == (16, kafs.POINTS)
+    assert stem.before.shape == stem.slopes_after.shape == (16, kafs.POINTS)
+    slopes = numpy.gradient(stem.after, stem.x, axis=1)
+    assert numpy.allclose(stem.slopes_after[:, 1:-1], slopes[:, 1:-1], atol=0.05 * abs(slopes).max())
     assert stem.x[stem.density.argmax()] == pytest.approx(1.0, abs=0.05)
     assert numpy.trapezoid(stem.density, stem.x) == pytest.approx(1.0, abs=1e-3)
 

@@ -80,6 +80,10 @@ def test_every_file_is_there(folder):
     for kind in ("tradeoff", "history", "iterations", "schedule", "kafs_kaf_seed0"):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
+    of_cards = ("radii", "depth", "saliency", "landscapes", "gallery_kaf_seed0", "layers_relu_seed0")
+    for kind in ("classes", *of_cards):
+        assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
+        assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(out.rglob("resume-*"))  # finished runs leave no checkpoint
 
 
@@ -118,6 +122,24 @@ def test_transfer_is_from_the_other_activation_of_the_same_seed(folder):
     assert record["gradients"] > 0 and record["correct"] <= record["clean_accuracy"] * record["examples"]
 
 
+def test_every_network_has_a_card(folder):
+    out = folder / "results/tiny"
+    with open(out / "cards/tiny_resnet8.csv") as file:
+        rows = {(row["activation"], row["seed"]): row for row in csv.DictReader(file)}
+    assert rows.keys() == {(activation, seed) for activation in ("relu", "kaf") for seed in "01"}
+    for (activation, seed), row in rows.items():
+        record = json.loads((out / f"cards/tiny_resnet8/{activation}/seed{seed}.json").read_text())
+        model = json.loads((out / f"models/tiny_resnet8/{activation}/seed{seed}/record.json").read_text())
+        assert record["model_sha256"] == model["model_sha256"] and record["figures"]["examples"] == 10
+        failed = [check["name"] for check in record["checks"] if not check["passed"]]
+        assert int(row["failed"]) == len(failed)
+        # examples of the other activation's network were tried on this one
+        other = {"relu": "kaf", "kaf": "relu"}[activation]
+        assert record["sources"] == [f"results/tiny/models/tiny_resnet8/{other}/seed{seed}/model.safetensors"]
+        # the curve over the radii begins where the tables' accuracy is measured, on a part of its images
+        assert record["figures"]["radii"][0]["accuracy"] == record["figures"]["clean_accuracy"]
+
+
 def test_a_second_run_does_nothing(folder):
     assert "Nothing to be done" in tiny(folder).stdout
 
@@ -140,6 +162,8 @@ def test_only_what_a_change_concerns_runs_again(folder):
     assert plot["render_tables"] == 1 and "train" not in plot and "evaluate" not in plot
     attack = planned(tiny(folder, "-n", "--config", "evaluation={attacks: {pgd: {restarts: 3}}}").stdout)
     assert attack["evaluate"] == 4 and "train" not in attack
+    card = planned(tiny(folder, "-n", "--config", "card={queries: 11}").stdout)
+    assert card["card"] == 4 and not card.keys() & {"train", "evaluate", "aggregate"}
     batch = tiny(folder, "-n", "--config", "evaluation={batch_size: 17}", "device=auto").stdout
     assert "Nothing to be done" in batch
     seed = planned(tiny(folder, "-n", "--config", "seeds=[0,1,2]").stdout)

@@ -1,0 +1,289 @@
+"""The evaluation card: what is measured is right, and a network that only hides its gradient is found out."""
+
+import copy
+import csv
+import io
+import math
+
+import pytest
+import torch
+from card_builder import measured, write_card
+from kafnets.activations import create_activation
+from kafnets.diagnostics import card, checks, gradients, layers, reading, table
+from kafnets.errors import UserError
+from kafnets.models import create_model
+from torch import nn
+from torch.nn import functional
+
+SETTINGS = {
+    "pictures": 3,
+    "eps": "32/255",
+    "step": "8/255",
+    "iterations": 10,
+    "most_iterations": 30,
+    "restarts": 2,
+    "radii": [f"{n}/255" for n in (0, 4, 8, 16, 32, 64, 128, 255)],
+    "radius_iterations": 20,
+    "queries": 100,
+    "samples": 5,
+}
+
+
+class Network(nn.Module):
+    """Tells dark images from bright ones, and whether their left is the brighter half: four classes."""
+
+    def __init__(self, masked=False):
+        super().__init__()
+        self.specification = {"activation": "swish"}
+        self.masked = masked
+        self.act = nn.SiLU()
+        first = torch.zeros(4, 3, 8, 8)
+        first[0] = first[1] = 1 / 64
+        first[2, :, :, :4] = first[3, :, :, 4:] = 1 / 32
+        self.first = nn.Parameter(first.flatten(1))
+        self.last = nn.Parameter(torch.tensor([[-4.0, 0, 2, 0], [-4, 0, 0, 2], [4, 0, 2, 0], [4, 0, 0, 2]]))
+
+    def forward(self, images):
+        if self.masked:
+            images = (images * 4).round() / 4  # its derivative is 0 wherever it has one
+        means = functional.linear(images.flatten(1), self.first)
+        return functional.linear(self.act(means), self.last) + torch.tensor([7.0, 7.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def images():
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(100, 156, (24, 3, 8, 8), generator=generator)
+    pixels[:12, :, :, :4] += 25
+    pixels[12:, :, :, 4:] += 25
+    pixels[::2] -= 40
+    return pixels.to(torch.uint8)
+
+
+def judged(network, images):
+    with torch.no_grad():
+        labels = network(images.float() / 255).argmax(1)
+    figures, tensors = card.measure(network, images, labels, SETTINGS, [Network()], note=lambda line: None)
+    return figures, {check["name"]: check["passed"] for check in checks.judge(figures)}, tensors
+
+
+def test_an_honest_network_passes(images):
+    figures, passed, tensors = judged(Network(), images)
+    assert all(passed.values()), passed
+    assert figures["clean_accuracy"] == 1 and figures["radii"][-1]["accuracy"] == 0
+    assert len(figures["accuracy_by_iteration"]) == 31
+    assert figures["attacks"]["transfer"]["accuracy"] <= figures["attacks"]["noise"]["accuracy"]
+    assert tensors["landscapes"].shape == (3, gradients.GRID, gradients.GRID)
+    assert (tensors["gallery_attacked"] - tensors["gallery_images"]).abs().max() <= 32 / 255 + 1e-6
+    fooled = tensors["gallery_attacked_answer"] != tensors["gallery_labels"]
+    assert fooled.all() and (tensors["gallery_clean_answer"] == tensors["gallery_labels"]).all()
+
+
+def test_a_network_that_hides_its_gradient_is_found_out(images):
+    figures, passed, _ = judged(Network(masked=True), images)
+    assert figures["zero_gradients"] == 1
+    for name in (
+        "gradients_exist",
+        "gradient_leads_up",
+        "white_box_beats_black_box",
+        "nothing_at_largest",
+    ):
+        assert not passed[name], (name, figures)
+
+
+def test_no_image_is_the_users_error(images):
+    with pytest.raises(UserError, match="the test set is empty"):
+        card.measure(Network(), images[:0], torch.empty(0, dtype=torch.int64), SETTINGS)
+
+
+# -- checks
+
+
+def test_good_figures_pass_every_check():
+    assert [check["name"] for check in checks.judge(measured()) if not check["passed"]] == []
+
+
+def set_accuracy(name, value):
+    def change(figures):
+        figures["attacks"][name]["accuracy"] = value
+
+    return change
+
+
+def set_radius(index, value):
+    def change(figures):
+        figures["radii"][index]["accuracy"] = value
+
+    return change
+
+
+def set_layer(key, value):
+    def change(figures):
+        figures["layers"][2][key] = value
+
+    return change
+
+
+BAD = {
+    "clean_at_zero": set_radius(0, 0.78),
+    "nothing_at_largest": set_radius(-1, 0.02),
+    "falls_with_radius": set_radius(3, 0.74),
+    "iterations_suffice": lambda figures: figures.update(accuracy_by_iteration=[0.8] * 21 + [0.7] * 130),
+    "restarts_suffice": set_accuracy("pgd_twice", 0.36),
+    "iterations_beat_one_step": set_accuracy("fgsm", 0.38),
+    "white_box_beats_black_box": lambda figures: figures.update(only_black_box=0.04),
+    "black_box_beats_noise": set_accuracy("transfer", 0.84),
+    "gradients_exist": lambda figures: figures.update(zero_gradients=0.02),
+    "gradients_are_finite": lambda figures: figures.update(nonfinite_gradients=0.02),
+    "gradient_leads_up": lambda figures: figures.update(rising_losses=0.94),
+    "slopes": set_layer("steepest", 10.5),
+    "curvatures": set_layer("most_curved", None),
+}
+
+
+@pytest.mark.parametrize("name", [check.name for check in checks.CHECKS])
+def test_each_check_fails_where_it_should_and_alone(name):
+    figures = copy.deepcopy(measured())
+    BAD[name](figures)
+    assert [check["name"] for check in checks.judge(figures) if not check["passed"]] == [name]
+
+
+# -- layers
+
+
+@pytest.mark.parametrize(
+    ("name", "steepest", "most_curved"),
+    [
+        ("relu", 1.0, 0.0),
+        ("tanh", 1.0, 4 / 3 / math.sqrt(3)),
+        ("swish", 1.09984, 0.5),
+        ("elu", 1.0, 1.0),
+    ],
+)
+def test_the_derivatives_of_fixed_activations(name, steepest, most_curved):
+    low, high = torch.full((3,), -4.0), torch.full((3,), 4.0)
+    found = layers.steepness(create_activation(name, 3), low, high)
+    assert found == pytest.approx((steepest, most_curved), abs=2e-2)
+
+
+def test_the_derivatives_of_a_kaf_are_those_of_its_formula():
+    layer = create_activation("kaf_elu", 4)
+    with torch.no_grad():
+        layer.alpha += torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    low, high = torch.full((4,), -2.0), torch.tensor([-1.0, 0.0, 1.0, 5.0])
+    x = torch.stack([torch.linspace(-2.0, end, layers.POINTS, dtype=torch.float64) for end in high], 1)
+    offsets = x[..., None] - layer.dictionary.double()
+    gamma = layer.bandwidth.double()
+    bumps = layer.alpha.double() * torch.exp(-gamma * offsets**2)
+    slope = (bumps * -2 * gamma * offsets).sum(-1).abs().max().item()
+    curvature = (bumps * (4 * gamma**2 * offsets**2 - 2 * gamma)).sum(-1).abs().max().item()
+    assert layers.steepness(layer, low, high) == pytest.approx((slope, curvature), rel=1e-4)
+
+
+def test_the_distances_of_the_layers():
+    torch.manual_seed(0)
+    model = create_model("resnet8", "kaf").eval()
+    clean, attacked = torch.rand(2, 5, 3, 32, 32)
+    found = layers.compare(model, clean, attacked, 2)
+    assert [layer["name"] for layer in found[:2]] == ["stem.act", "layer1.0.act1"] and len(found) == 7
+    with torch.no_grad():
+        inputs = [model.stem.bn(model.stem.conv(some)) for some in (clean, attacked)]
+        one, other = (model.stem.act(some).flatten(1) for some in inputs)
+    stem = found[0]
+    assert stem["distance"] == pytest.approx((one - other).norm(dim=1).mean().item(), rel=1e-4)
+    relative = ((one - other).norm(dim=1) / one.norm(dim=1)).mean().item()
+    assert stem["relative_distance"] == pytest.approx(relative, rel=1e-4)
+    assert torch.allclose(stem["high"], torch.cat(inputs).amax((0, 2, 3)), atol=1e-5)
+    assert stem["counts"].sum(1).tolist() == pytest.approx([1, 1])
+    same = layers.compare(model, clean, clean, 5)[0]
+    assert same["distance"] == 0 and torch.equal(same["counts"][0], same["counts"][1])
+
+
+# -- gradients
+
+
+class Linear(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(10, 48, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, images):
+        return functional.linear(images.flatten(1), self.weight)
+
+
+def test_a_linear_networks_alignment_is_known():
+    model, images = Linear(), torch.rand(6, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    rows = model.weight[model(images).argmax(1)]
+    expected = (rows * images.flatten(1)).sum(1).abs() / rows.norm(dim=1)
+    assert torch.allclose(gradients.alignments(model, images, 4), expected, atol=1e-5)
+    with torch.no_grad():
+        model.weight.zero_()
+    assert gradients.alignments(model, images, 4).tolist() == [0] * 6
+
+
+def test_the_landscape_is_the_loss_around_the_image():
+    model, images = Linear(), torch.full((2, 3, 4, 4), 0.5)
+    labels = torch.tensor([3, 4])
+    gradient, loss = gradients.loss_gradients(model, images, labels, 1)
+    surface = gradients.landscape(model, images, labels, gradient, 0.1, 2)
+    middle = gradients.GRID // 2
+    assert torch.allclose(surface[:, middle, middle], loss, atol=1e-5)
+    expected = gradients.losses(model, images + 0.1 * gradient.sign(), labels, 2)
+    assert torch.allclose(surface[:, middle, -1], expected, atol=1e-5)
+    assert (surface[:, middle].diff(dim=1) > 0).all(), "convex, and along its gradient"
+    assert gradients.rising(model, images, labels, gradient, loss, 0.01, 2).all()
+    assert not gradients.rising(model, images, labels, 0 * gradient, loss, 0.01, 2).any()
+
+
+# -- finished cards
+
+
+def test_a_card_comes_back_whole(tmp_path):
+    path = write_card(tmp_path, zero_gradients=0.5)
+    found = reading.read(path)
+    assert str(found) == "vgg/kaf/seed0" and found.failed == ("gradients_exist",)
+    assert reading.tensors(found)["landscapes"].shape == (3, 15, 15)
+
+
+def test_damaged_cards_are_refused(tmp_path):
+    path = write_card(tmp_path)
+    found = reading.read(path)
+    tensors = path.with_suffix(".safetensors")
+    content = bytearray(tensors.read_bytes())
+    content[-1] ^= 1
+    tensors.write_bytes(content)
+    with pytest.raises(UserError, match="its checksum is not the one in"):
+        reading.tensors(found)
+    tensors.unlink()
+    with pytest.raises(UserError, match="no such file, but"):
+        reading.tensors(found)
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UserError, match="damaged"):
+        reading.read(path)
+    path.write_text('{"kind": "evaluation"}')
+    with pytest.raises(UserError, match="not an evaluation card"):
+        reading.read(path)
+    path.write_text('{"kind": "card", "experiment": "vgg"}')
+    with pytest.raises(UserError, match="lacks activation, seed"):
+        reading.read(path)
+
+
+def test_the_table_marks_what_fails(tmp_path):
+    paths = [
+        write_card(tmp_path, "relu"),
+        write_card(tmp_path, "kaf", zero_gradients=0.5),
+        write_card(tmp_path, "kaf", seed=1, rising_losses=0.5),
+    ]
+    cards = [reading.read(path) for path in paths]
+    rows = list(csv.DictReader(io.StringIO(table.to_csv(cards))))
+    assert [row["failed"] for row in rows] == ["0", "1", "1"]
+    assert rows[1]["gradients_exist"] == "0.5" and rows[1]["gradients_exist_passed"] == "False"
+    assert rows[0]["accuracy_square"] == "0.6" and rows[0]["alignment"] == "1.25"
+    text = table.to_markdown(cards, "VGG")
+    lines = text.splitlines()
+    assert len({len(line) for line in lines[:6]}) == 1, "columns in line"
+    assert "ReLU, seed 0  " in lines[3] and "§" not in lines[3]
+    assert "KAF, seed 0 §" in lines[4]
+    assert "**50.0** §" in lines[4] and "at least 95.0" in lines[2] and "on 50 test images" in text
+    assert set(table.HEADS) == {check.name for check in checks.CHECKS}
+    assert table.marks(cards) == {"relu": [], "kaf": ["gradients_exist", "gradient_leads_up"]}
