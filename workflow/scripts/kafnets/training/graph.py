@@ -17,9 +17,14 @@ def computing_on(device):
         yield
         return
     torch.cuda.synchronize(device)
-    with torch.cuda.stream(torch.cuda.Stream(device)), torch.backends.cudnn.flags(benchmark=True):
-        yield
-    torch.cuda.synchronize(device)
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes: trying the algorithms pays
+    try:
+        with torch.cuda.stream(torch.cuda.Stream(device)):
+            yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+        torch.cuda.synchronize(device)
 
 
 class Replayed:
