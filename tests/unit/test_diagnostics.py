@@ -4,6 +4,9 @@ import copy
 import csv
 import io
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +14,12 @@ from card_builder import measured, write_card
 from kafnets.activations import create_activation
 from kafnets.diagnostics import card, checks, gradients, layers, reading, table
 from kafnets.errors import UserError
-from kafnets.models import create_model
+from kafnets.files import write_json
+from kafnets.models import create_model, save_model
 from torch import nn
 from torch.nn import functional
 
+SCRIPT = Path(__file__).parents[2] / "workflow" / "scripts" / "card.py"
 SETTINGS = {
     "pictures": 3,
     "eps": "32/255",
@@ -287,3 +292,13 @@ def test_the_table_marks_what_fails(tmp_path):
     assert "**50.0** §" in lines[4] and "at least 95.0" in lines[2] and "on 50 test images" in text
     assert set(table.HEADS) == {check.name for check in checks.CHECKS}
     assert table.marks(cards) == {"relu": [], "kaf": ["gradients_exist", "gradient_leads_up"]}
+
+
+def test_the_script_refuses_other_weights(tmp_path):
+    save_model(create_model("resnet8", "relu"), tmp_path / "model.safetensors")
+    write_json(tmp_path / "record.json", {"model_sha256": "0"})
+    arguments = ["--model", tmp_path / "model.safetensors", "--model-record", tmp_path / "record.json"]
+    arguments += ["--data", "x", "--settings", "{}", "--record", "x.json", "--tensors", "x.safetensors"]
+    done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "not the weights that" in done.stderr

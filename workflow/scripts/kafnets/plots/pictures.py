@@ -25,14 +25,14 @@ def gallery(card, tensors):
     truth = tensors["gallery_labels"]
     drawn, axes = style.figure(0.55 + 1.25 * len(images), 4.5, 3, len(images))
     difference = (0.5 + TIMES * (attacked - images)).clip(0, 1)
-    for column, label_ in enumerate(truth):
+    for column, true in enumerate(truth):
         for row, pictures in enumerate((images, attacked, difference)):
             _picture(axes[row, column], pictures[column])
         for row, name in enumerate(("clean", "attacked")):
             answer = tensors[f"gallery_{name}_answer"][column]
             confidence = tensors[f"gallery_{name}_confidence"][column]
             words = f"{card.classes[answer]} {100 * confidence:.0f} %"
-            axes[row, column].set_title(words, color="black" if answer == label_ else WRONG, pad=3)
+            axes[row, column].set_title(words, color="black" if answer == true else WRONG, pad=3)
     for row, name in enumerate(("Image", "Attacked", f"Difference × {TIMES}")):
         axes[row, 0].set_ylabel(name)
     return drawn
