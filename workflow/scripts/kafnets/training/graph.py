@@ -1,6 +1,7 @@
 """A training step on a GPU as one launch."""
 
 import contextlib
+import functools
 
 import torch
 
@@ -20,11 +21,17 @@ def computing_on(device):
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True  # every step has the same shapes: trying the algorithms pays
     try:
-        with torch.cuda.stream(torch.cuda.Stream(device)):
+        with torch.cuda.stream(_stream(device)):
             yield
     finally:
         torch.backends.cudnn.benchmark = before
         torch.cuda.synchronize(device)
+
+
+@functools.cache
+def _stream(device):
+    """The same one each time: memory is kept by stream."""
+    return torch.cuda.Stream(device)
 
 
 class Replayed:

@@ -4,6 +4,7 @@ import math
 
 from .. import progress
 from ..errors import UserError
+from .graph import computing_on
 from .loop import Training
 from .schedule import exponential
 
@@ -28,8 +29,11 @@ def lr_range(settings, dataset, device):
 
     Source: L. N. Smith, "A disciplined approach to neural network hyper-parameters", 2018.
     """
-    training = Training(settings, dataset, device)
-    options = settings["lr_range"]
+    with computing_on(device):
+        return _lr_range(Training(settings, dataset, device), settings["lr_range"])
+
+
+def _lr_range(training, options):
     steps = options["epochs"] * training.steps_per_epoch
     rows, mean, lowest = [], 0.0, math.inf
     with progress.bar(steps, "learning-rate range test") as bar:
