@@ -280,7 +280,7 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
 
 @pytest.mark.slow
 def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally):
-    """They take turns, twenty in a job and two jobs at a time; one job is cancelled."""
+    """They take turns, fifty in a job and two jobs at a time; one job is cancelled, and all in it made again."""
     seeds = {"seeds": list(range(1000)), "experiments": {"tiny": {"activations": ["relu"]}}}
     seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
     (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
@@ -290,19 +290,19 @@ def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally)
     process = slurm(
         folder,
         *("models", "--configfile", TINY, "grid.yaml", "--groups", "train=train"),
-        *("--group-components", "train=20", "--resources", "slot=1", "--set-resource-scopes", "slot=local"),
+        *("--group-components", "train=50", "--resources", "slot=1", "--set-resource-scopes", "slot=local"),
         *("--set-resources", "train:mem_mb=1000", "train:runtime=10m", "train:slot=1", "train:gpu=0"),
         "train:gres=gpu:1",
     )
-    cluster.until(lambda: len(weights(folder)) > 30, "the first trainings", 900)
+    cluster.until(lambda: len(weights(folder)) > 10, "the first trainings", 900)
     tally.tried("SLURM: one job of a large grid cancelled")
     cluster.run("scancel", cluster.jobs("running")[0]["id"])
     finish(process, folder, 3 * 3600)
     minutes = (time.monotonic() - started) / 60
     one_job_on_a_gpu(watch.stop())
-    assert len(weights(folder)) == 1000 and jobs_of(folder) == 51
+    assert len(weights(folder)) == 1000 and jobs_of(folder) == 21
     tally.held("SLURM: one job of a large grid cancelled")
-    tally.figure("largest grid run", f"1,000 trainings in 51 SLURM jobs, {minutes:.0f} minutes")
+    tally.figure("largest grid run", f"1,000 trainings in 21 SLURM jobs, {minutes:.0f} minutes")
     some = [0, 499, 999]
     reference = undisturbed(
         *(prepared, tmp_path, "models", "--config", f"seeds={some}"),
