@@ -280,7 +280,7 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
 
 @pytest.mark.slow
 def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally):
-    """They take turns, fifty in a job and two jobs at a time; one job is cancelled, and all in it made again."""
+    """They take turns, fifty in a job and two jobs at a time; one job is cancelled and made again."""
     seeds = {"seeds": list(range(1000)), "experiments": {"tiny": {"activations": ["relu"]}}}
     seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
     (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
