@@ -131,8 +131,8 @@ def test_no_gradient_is_grey():
 def test_the_gallery_says_what_the_network_says(cards):
     drawn = pictures.gallery(cards[0], reading.tensors(cards[0]))
     clean, attacked = drawn.axes[0], drawn.axes[PICTURES]
-    assert clean.get_title() == "plane 88 %" and clean.title.get_color() == "black"
-    assert attacked.get_title() == "car 43 %" and attacked.title.get_color() == pictures.WRONG
+    assert clean.get_title() == "plane: 88 %" and clean.title.get_color() == "black"
+    assert attacked.get_title() == "car: 43 %" and attacked.title.get_color() == pictures.WRONG
     difference = drawn.axes[2 * PICTURES].images[0].get_array()
     assert 0 <= difference.min() < 0.25 and 0.75 < difference.max() <= 1
 

@@ -31,7 +31,7 @@ def gallery(card, tensors):
         for row, name in enumerate(("clean", "attacked")):
             answer = tensors[f"gallery_{name}_answer"][column]
             confidence = tensors[f"gallery_{name}_confidence"][column]
-            words = f"{card.classes[answer]} {100 * confidence:.0f} %"
+            words = f"{card.classes[answer]}: {100 * confidence:.0f} %"
             axes[row, column].set_title(words, color="black" if answer == true else WRONG, pad=3)
     for row, name in enumerate(("Image", "Attacked", f"Difference × {TIMES}")):
         axes[row, 0].set_ylabel(name)
