@@ -23,7 +23,7 @@ WITHOUT_GRADIENT = 0.01
 RISING = 0.95
 
 # Largest |f'| of an activation. The fixed ones stay below 1.13 (GELU), a ridge-started KAF begins with up to
-# 5 at its dictionary's ends. At 10 a layer makes of a change of a tenth of its input's deviation a whole one.
+# 5 at its dictionary's ends. At 10 a change by a tenth of the input's deviation becomes a whole one.
 STEEPEST = 10.0
 
 # Largest |f''|, in inverse units of the input, whose standard deviation is about 1 behind a normalisation. A
