@@ -23,7 +23,7 @@ def converted():
 def test_the_archives_are_fetched_converted_and_judged():
     jobs = planned(snakemake(ROOT, "-n", "--nolock", "--configfile", PRESET).stdout)
     assert jobs["download_published"] == jobs["convert_published"] == len(PUBLISHED)
-    assert jobs["import_published"] == 8 + 5 and jobs["evaluate"] == 13 * 4
+    assert jobs["import_published"] == 8 + 5 and jobs["evaluate"] == 13 * 16
     assert jobs["card"] == jobs["plot_gallery"] == 8
     assert not jobs.keys() & {"train", "plot_history", "plot_schedule"}
 
@@ -47,7 +47,7 @@ def test_two_rows_on_a_few_images(tmp_path, converted, cifar10_folder):
         *("--configfile", PRESET, "--config"),
         f"data={{published: {{source: {converted}}}, cifar10: {{source: {cifar10_folder}}}}}",
         f"experiments={{{few}}}",
-        "evaluation={run: [clean, pgd], attacks: {pgd: {iterations: 2}}}",
+        "evaluation={run: [clean, pgd], headline: pgd, attacks: {pgd: {iterations: 2}}}",
         "card={run: []}",
     ]
     snakemake(folder, *chosen)
