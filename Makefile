@@ -1,14 +1,16 @@
 # make demo   the whole pipeline on handwritten digits, minutes on a laptop
 # make test   everything that the tests need, then the tests
-# make venv   .venv with the pinned requirements
+# make venv   .venv with the pinned requirements, every file verified by its checksum (where a mirror has files of its
+#             own, such as a CPU build of torch: make venv REQUIREMENTS="-r requirements.txt")
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+REQUIREMENTS ?= --require-hashes -r requirements.lock
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-slurm lint reliability venv bench clean
+.PHONY: demo test test-all test-slurm lint reliability venv lock bench clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
@@ -36,7 +38,8 @@ lint: $(VENV)/.dev
 # every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
 reliability: $(VENV)/.dev
 	python -m pytest tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
-	    tests/unit/test_security.py tests/faults tests/slurm --reliability tests/RELIABILITY.md
+	    tests/unit/test_models.py tests/unit/test_training.py tests/workflow/test_large_grid.py tests/faults tests/slurm \
+	    --reliability tests/RELIABILITY.md
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev
@@ -51,9 +54,14 @@ $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: requirements.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+$(VENV)/.runtime: requirements.txt requirements.lock | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS)
 	touch $@
+
+# requirements.txt with all that it pulls in and the checksum of every file, for every platform; needs uv
+lock:
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
+	    --custom-compile-command "make lock" --output-file requirements.lock requirements.txt
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt

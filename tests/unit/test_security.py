@@ -53,3 +53,15 @@ def test_downloads_are_encrypted():
     for path in SOURCES:
         for url in re.findall(r"[\"']http://[^\"']+", path.read_text()):
             pytest.fail(f"{path.name}: {url}")
+
+
+def test_every_requirement_is_locked_with_checksums():
+    """requirements.lock has the versions of requirements.txt, and a checksum for each package."""
+    lock = (ROOT / "requirements.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==(\S+)", lock, re.MULTILINE))
+    for name, version in re.findall(
+        r"^([\w-]+)==(\S+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE
+    ):
+        assert locked[name.lower()] == version, f"{name}: run make lock"
+    for entry in re.split(r"\n(?=[a-z])", lock)[1:]:
+        assert entry.count("--hash=sha256:") >= 1, entry
