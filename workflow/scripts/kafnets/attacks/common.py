@@ -11,6 +11,7 @@ from torch import nn
 from ..errors import UserError
 
 NORMS = ("linf", "l2")
+_NOT_IN_CONDA = ", and run without --use-conda: conda-forge does not have it"
 
 
 @dataclass
@@ -188,7 +189,8 @@ def library(name, package):
         return importlib.import_module(name)
     except ImportError as error:
         raise UserError(
-            f"this attack needs the package {package} ({error}); write: pip install 'kafnets[attacks]'"
+            f"this attack needs the package {package} ({error}); write: pip install {package}"
+            f"{_NOT_IN_CONDA if package == 'pyautoattack' else ''}"
         ) from None
 
 
