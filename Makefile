@@ -37,9 +37,9 @@ lint: $(VENV)/.dev
 
 # every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
 reliability: $(VENV)/.dev
-	python -m pytest tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
-	    tests/unit/test_models.py tests/unit/test_training.py tests/workflow/test_large_grid.py tests/faults tests/slurm \
-	    --reliability tests/RELIABILITY.md
+	python -m pytest -n 2 --dist loadfile --reliability tests/RELIABILITY.md tests/faults tests/slurm \
+	    tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
+	    tests/unit/test_models.py tests/unit/test_training.py tests/workflow/test_large_grid.py
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev

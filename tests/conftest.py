@@ -57,6 +57,15 @@ class Tally:
     def held(self, name, count=1):
         self._row(name)["held"] += count
 
+    def add(self, rows, figures):
+        """Takes over what another process of the same pytest counted."""
+        for name, other in rows.items():
+            row = self._row(name)
+            row["tried"] += other["tried"]
+            row["held"] += other["held"]
+            row["tests"] += [test for test in other["tests"] if test not in row["tests"]]
+        self.figures += map(tuple, figures)
+
     def figure(self, name, value):
         """Something measured or counted that is no fault."""
         self.figures.append((name, value, self.test))
@@ -107,9 +116,18 @@ def pytest_runtest_makereport(item, call):
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """A process of pytest-xdist has ended (one that crashed has nothing to say)."""
+    if counted := getattr(node, "workeroutput", {}).get("tally"):
+        TALLY.add(**counted)
+
+
 def pytest_sessionfinish(session, exitstatus):
     path = session.config.getoption("--reliability")
-    if path is not None:
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["tally"] = {"rows": TALLY.rows, "figures": TALLY.figures}
+    elif path is not None:
         seconds = time.monotonic() - STARTED
         path.write_text(
             "# Faults and bad input: what was injected, what held\n\n"
