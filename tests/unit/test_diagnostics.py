@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from card_builder import measured, write_card
+from kafnets import summary, tables
 from kafnets.activations import create_activation
 from kafnets.diagnostics import card, checks, gradients, layers, reading, table
 from kafnets.errors import UserError
 from kafnets.files import write_json
 from kafnets.models import create_model, save_model
+from record_builders import ATTACKS, Results
 from torch import nn
 from torch.nn import functional
 
@@ -302,3 +304,26 @@ def test_the_script_refuses_other_weights(tmp_path):
     done = subprocess.run([sys.executable, SCRIPT, *arguments], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "not the weights that" in done.stderr
+
+
+def test_a_failing_card_marks_its_row_in_the_tables(tmp_path):
+    built = Results(tmp_path)
+    for activation in ("relu", "kaf"):
+        built.add(activation, {"clean": 150, "pgd": 80})
+    rows = summary.summarize(summary.read_manifest(built.manifest()))
+    settings = {
+        "title": "VGG",
+        "activations": ["relu", "kaf"],
+        "reference": None,
+        "headline": "pgd",
+        "attacks": ATTACKS,
+    }
+    failed = {"relu": [], "kaf": ["gradients_exist", "slopes"]}
+    marked = tables.build(rows, "vgg", settings, failed=failed)
+    text = tables.to_markdown(marked)
+    assert "| KAF § " in text and "| ReLU  " in text
+    assert "fails checks of its evaluation card" in marked.caption
+    assert "(KAF: gradients exist, slopes)" in marked.caption
+    assert r"KAF$^\S$ &" in tables.to_tex(marked)
+    plain = tables.build(rows, "vgg", settings)
+    assert "evaluation card" not in plain.caption and "§" not in tables.to_markdown(plain)

@@ -243,6 +243,8 @@ REPORT_LIBRARY = library(
     "sheets.py",
     "latex.py",
     "differences.py",
+    "diagnostics/table.py",
+    "diagnostics/checks.py",
     "files.py",
     "errors.py",
     "cli.py",

@@ -86,8 +86,9 @@ rule render_tables:
         manifest=MANIFEST,
         verdicts=compared_verdicts,
         published=PUBLISHED,
+        cards=cards,
         script=f"{SCRIPT}/render_tables.py",
-        library=REPORT_LIBRARY,
+        library=REPORT_LIBRARY + library(*CARD_READING),
     output:
         report(
             f"{OUT}/tables/{{experiment}}.csv",
@@ -123,11 +124,12 @@ rule render_tables:
         runtime="30m",
     params:
         settings=settings_of_tables,
-        folder=f"{OUT}/tables",
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         "python {input.script} --summary {input.summary:q} --manifest {input.manifest:q}"
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
-        " --published {input.published:q} --output {params.folder:q} > {log:q} 2>&1"
+        " --published {input.published:q} --cards {input.cards:q}"
+        " --output {params.folder:q} > {log:q} 2>&1"
 
 
 rule plot_tradeoff:

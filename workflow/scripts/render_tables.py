@@ -8,6 +8,8 @@ import argparse
 from pathlib import Path
 
 from kafnets import cli, summary, tables
+from kafnets.diagnostics import reading
+from kafnets.diagnostics.table import marks
 from kafnets.files import atomic_path
 
 
@@ -18,6 +20,9 @@ def main():
     parser.add_argument("--experiment", required=True)
     parser.add_argument("--settings", required=True, help="title, activations, reference, headline, attacks")
     parser.add_argument("--published", help="thesis_results.yaml; needed when the settings name a reference")
+    parser.add_argument(
+        "--cards", nargs="*", default=[], help="evaluation cards: who fails a check is marked"
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     arguments = parser.parse_args()
 
@@ -25,7 +30,9 @@ def main():
     published = summary.read_published(arguments.published, settings["reference"])
     rows = summary.read_rows(arguments.summary)
     runs = summary.read_manifest(arguments.manifest)
-    for suffix, text in tables.every(rows, runs, arguments.experiment, settings, published).items():
+    failed = marks([reading.read(path) for path in arguments.cards])
+    texts = tables.every(rows, runs, arguments.experiment, settings, published, failed=failed)
+    for suffix, text in texts.items():
         with atomic_path(arguments.output / f"{arguments.experiment}{suffix}") as temporary:
             temporary.write_text(text)
 

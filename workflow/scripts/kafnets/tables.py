@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from . import differences, registry, sheets, statistics
 from .config import WORST_CASE, ball
+from .diagnostics.table import FAILED
 from .latex import tex
 from .sheets import Sheet, markdown
 from .summary import OVERFITTING, clean_accuracy, clean_attack, label, over_seeds, trade_off
@@ -71,6 +72,12 @@ class Line:
     label: str
     overfitting: str
     cells: tuple
+    failed: tuple = ()  # checks of the evaluation card
+
+    @property
+    def mark(self):
+        """What stands behind the name, as the caption explains."""
+        return DAGGERS.get(self.overfitting, "") + (FAILED if self.failed else "")
 
 
 @dataclass(frozen=True)
@@ -84,18 +91,18 @@ class Table:
     caption: str
 
 
-def every(rows, runs, experiment, settings, published=None, missing=None):
+def every(rows, runs, experiment, settings, published=None, missing=None, failed=None):
     """All tables of one experiment, as texts by the end of their files' names: ".tex", "_attacks.csv", ...
 
     Args:
         rows: of the summary, those of other experiments too.
         runs: of the manifest.
-        experiment, settings, published: as for :func:`build`.
+        experiment, settings, published, failed: as for :func:`build`.
         missing: as for `summary.summarize`.
     """
     of_experiment = [run for run in runs if run.experiment == experiment]
     tested = differences.differences(of_experiment, settings, missing)
-    table = build(rows, experiment, settings, published, differences.sentence(tested))
+    table = build(rows, experiment, settings, published, differences.sentence(tested), failed)
     texts = {".tex": to_tex(table), ".csv": to_csv(table), ".md": to_markdown(table)}
     for name, sheet in (
         ("attacks", by_attack(rows, experiment, settings)),
@@ -107,7 +114,7 @@ def every(rows, runs, experiment, settings, published=None, missing=None):
     return texts
 
 
-def build(rows, experiment, settings, published=None, said_of_differences=""):
+def build(rows, experiment, settings, published=None, said_of_differences="", failed=None):
     """The table of one experiment.
 
     Args:
@@ -120,6 +127,8 @@ def build(rows, experiment, settings, published=None, said_of_differences=""):
             follow, or {}}; the last three may be absent.
         published: the experiment's entry of thesis_results.yaml, or None.
         said_of_differences: in the caption, see `differences.sentence`.
+        failed: activation -> the checks that its evaluation cards fail (`diagnostics.table.marks`); None
+            where no network has a card.
     """
     every, rows = rows, [row for row in rows if row["experiment"] == experiment]
     beside = _beside(every, settings)
@@ -145,6 +154,7 @@ def build(rows, experiment, settings, published=None, said_of_differences=""):
                 _marked(column[i], column, column_of, name, i == best, published)
                 for column, column_of in zip(cells, columns, strict=True)
             ),
+            tuple((failed or {}).get(name, ())),
         )
         for i, name in enumerate(settings["activations"])
     )
@@ -326,6 +336,14 @@ def _caption(rows, settings, attacks, lines, published, beside, said_of_differen
         sentences.append(f"{DAGGERS['at_end']} the training ended in {collapse}.")
     if "recovered" in overfitting:
         sentences.append(f"{DAGGERS['recovered']} the training went through {collapse} and recovered.")
+    if any(line.failed for line in lines):
+        which = "; ".join(
+            f"{line.label}: {', '.join(line.failed).replace('_', ' ')}" for line in lines if line.failed
+        )
+        sentences.append(
+            f"{FAILED} fails checks of its evaluation card, so its robustness may be the attack's weakness "
+            f"({which})."
+        )
     return " ".join(sentences)
 
 
@@ -415,8 +433,7 @@ def to_markdown(table):
     heads = [c.head if c.group == OURS else f"{c.group} {c.head.lower()}" for c in table.columns]
     rows = []
     for line in table.lines:
-        mark = DAGGERS.get(line.overfitting, "")
-        rows.append([f"{line.label}{' ' if mark else ''}{mark}", *map(_markdown_cell, line.cells)])
+        rows.append([f"{line.label}{' ' if line.mark else ''}{line.mark}", *map(_markdown_cell, line.cells)])
     return markdown(["Activation", *heads], rows, table.caption)
 
 
@@ -498,7 +515,7 @@ def _tex_head(head, columns):
 
 
 def _tex_line(line):
-    name = tex(line.label + DAGGERS.get(line.overfitting, ""))
+    name = tex(line.label + line.mark)
     return " & ".join([name, *map(_tex_cell, line.cells)]) + r" \\"
 
 
