@@ -1,7 +1,7 @@
 # make demo   the whole pipeline on handwritten digits, minutes on a laptop
 # make test   everything that the tests need, then the tests
-# make venv   .venv with the pinned requirements, every file verified by its checksum (where a mirror has files of its
-#             own, such as a CPU build of torch: make venv REQUIREMENTS="-r requirements.txt")
+# make venv   .venv with the pinned requirements, every file verified by its checksum (where the package index has
+#             files of its own, such as a CPU build of torch: make venv REQUIREMENTS="-r requirements.txt")
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
