@@ -565,8 +565,8 @@ def by_attack(rows, experiment, settings):
         if name in run and ball(attack)
     )
     caption = (
-        f"{settings['title']}: percent of {_images(rows, attacks)} still correct under each attack, mean over "
-        f"the seeds, and how many seconds the attack took per network. {described}."
+        f"{settings['title']}: percent of {_images(rows, attacks)} still correct under each attack, mean "
+        f"over the seeds, and how many seconds the attack took per network. {described}."
     )
     if WORST_CASE in attacks:
         caption += f" {WORST_CASE}: correct under every one of {', '.join(settings['worst_case'])}."
