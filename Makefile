@@ -48,6 +48,13 @@ bench: $(VENV)/.dev
 	python -m benchmarks.training --device cpu --images 256
 	python -m benchmarks.grid
 
+# a GPU's part: kernels, PGD-50-10 and training beside their peers, several trainings at a time
+bench-gpu: $(VENV)/.dev
+	python -m benchmarks.kaf --device cuda
+	python -m benchmarks.attack --device cuda --images 10000 --iterations 50 --restarts 10 --batch-size 1000 \
+	    --repeats 1 --json results/benchmarks/attack.json
+	python -m benchmarks.training --device cuda --jobs 1 2 4 8
+
 venv: $(VENV)/.runtime
 
 $(VENV)/bin/python:
