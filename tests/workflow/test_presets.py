@@ -1,6 +1,7 @@
 """The presets of the README, run as a user runs them."""
 
 import csv
+import json
 
 import pytest
 from test_pipeline import copy_repository, snakemake
@@ -28,6 +29,14 @@ def test_in_the_demo_every_network_learns_and_adversarial_training_pays(folder):
     # the same network, the same data: only the adversary is missing
     assert found["digits_standard", "relu", "clean"] >= 0.9
     assert found["digits_standard", "relu", "pgd"] <= found["digits_resnet8", "relu", "pgd"] - 0.3
+
+
+def test_the_demo_judges_its_networks_and_shows_their_gradients(folder):
+    out = folder / "results/demo"
+    assert (out / "plots/digits_resnet8/saliency.pdf").read_bytes().startswith(b"%PDF")
+    card = json.loads((out / "cards/digits_standard/relu/seed0.json").read_text())
+    # what was trained without an adversary is no more robust than it seems
+    assert card["training"] == "none" and card["figures"]["attacks"]["pgd"]["accuracy"] < 0.4
 
 
 def test_real_cifar10_goes_through_the_whole_pipeline(folder, cifar10_folder):
