@@ -29,13 +29,10 @@ def test_in_the_demo_every_network_learns_and_adversarial_training_pays(folder):
     # the same network, the same data: only the adversary is missing
     assert found["digits_standard", "relu", "clean"] >= 0.9
     assert found["digits_standard", "relu", "pgd"] <= found["digits_resnet8", "relu", "pgd"] - 0.3
-
-
-def test_the_demo_judges_its_networks_and_shows_their_gradients(folder):
+    # and their gradients stand side by side
     out = folder / "results/demo"
     assert (out / "plots/digits_resnet8/saliency.pdf").read_bytes().startswith(b"%PDF")
     card = json.loads((out / "cards/digits_standard/relu/seed0.json").read_text())
-    # what was trained without an adversary is no more robust than it seems
     assert card["training"] == "none" and card["figures"]["attacks"]["pgd"]["accuracy"] < 0.4
 
 
