@@ -101,7 +101,7 @@ def test_cw_is_no_farther_than_torchattacks():
 
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_fmn_goes_as_far_as_foolboxs(norm):
-    """In L2 theirs has not settled after as many steps; ours is held against Carlini and Wagner's there."""
+    """In L2 ours is nearer than theirs after as many steps, and nearer than Carlini and Wagner's."""
     net = small_net(dtype=torch.float32).eval()
     images, labels = a_set(net, count=24)
     attack = (foolbox.attacks.LInfFMNAttack if norm == "linf" else foolbox.attacks.L2FMNAttack)(steps=200)
@@ -114,7 +114,9 @@ def test_fmn_goes_as_far_as_foolboxs(norm):
     else:
         assert (ours.distances / theirs)[ours.clean].median() <= 1
         other = cw(net, images, labels, iterations=150, search_steps=6)
-        alike(ours.distances, other.distances, ours.clean, 0.05)
+        assert (ours.distances <= 1.02 * other.distances)[ours.clean].all()
+        found = lengths_of(net, images, ours.adversarial, labels, norm)
+        torch.testing.assert_close(found[ours.clean], ours.distances[ours.clean])
 
 
 @pytest.mark.parametrize("attack", [apgd_ce, apgd_t, fab_t, square])

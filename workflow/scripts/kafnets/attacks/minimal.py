@@ -186,9 +186,10 @@ def _shrinking_ball(model, pixels, classes, norm, iterations, step, shrink):
         fooled = margins > 0
         nearer = fooled & (size < shortest)
         best[nearer], shortest = offsets[nearer], torch.where(nearer, size, shortest)
-        # until a first misclassified image is found the ball reaches to where the linearised model has one,
-        # and a share farther: where pixels are clipped it would else creep up to the boundary for ever
-        grown = torch.where(shortest.isinf(), size - margins / slope, radius) * (1 + share)
+        grown = radius * (1 + share)
+        # until a first misclassified image is found the ball reaches at least to where the linearised model
+        # has one; not always farther it would creep up to the boundary for ever, where pixels are clipped
+        grown = torch.where(shortest.isinf(), torch.maximum(grown, size - margins / slope), grown)
         radius = torch.where(fooled, torch.minimum(radius * (1 - share), shortest), grown)
         moved = pixels + offsets + length * gradient / lengths(gradient)
         offsets = into_ball(moved, pixels, per_image(radius, pixels), norm) - pixels
