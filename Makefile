@@ -10,7 +10,7 @@ CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-slurm lint reliability venv lock bench clean
+.PHONY: demo test test-all test-slurm lint reliability venv lock bench bench-gpu clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
