@@ -29,6 +29,9 @@ _DESCRIBED = {
     "iterations": "{} iterations",
     "restarts": "{} random restarts",
     "loss": "loss {}",
+    "targets": "towards {} classes in turn",
+    "backward": "backward {}",
+    "queries": "{} queries",
 }
 
 
