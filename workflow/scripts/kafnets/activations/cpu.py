@@ -214,13 +214,13 @@ def _coefficients(samples, cells):
 
 @functools.cache
 def _moments_to_nodes():
-    """(8 * 4, 7): moments in the fine cells of a cell -> cotangents of its node values."""
+    """(8 * 4, 8): moments in the fine cells of a cell -> cotangents of its 7 node values, and a zero."""
     fine = (
         torch.arange(_FINE) + 0.5 + _chebyshev(_MOMENTS)[:, None]
     ) / _FINE - 0.5  # (4, 8) places in the cell
     at_fine_nodes = _powers(fine, _NODES) @ _interpolation(_NODES)  # (4, 8, 7)
     by_moment = torch.einsum("mn,njk->jmk", _interpolation(_MOMENTS), at_fine_nodes)
-    return by_moment.reshape(_FINE * _MOMENTS, _NODES).contiguous()
+    return torch.nn.functional.pad(by_moment.reshape(_FINE * _MOMENTS, _NODES), (0, 1)).contiguous()
 
 
 # -- the compiled library ------------------------------------------------------------------------------------

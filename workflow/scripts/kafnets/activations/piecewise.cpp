@@ -23,6 +23,7 @@
 namespace {
 
 constexpr int kCoefficients = 7;
+constexpr int kPadded = 8;
 constexpr int kFine = 8;           // fine cells in a cell
 constexpr int kMoments = 4;
 constexpr int kCopies = 4;         // of the moments: neighbours in the same cell need not wait for each other
@@ -46,7 +47,7 @@ struct PiecewiseCall {
   float* y;                   // like x; written if `coefficients` is given
   const float* coefficients;  // (channels, 7, cells), lowest power first, or null
   double* cotangents;         // (blocks, channels, cells, 7): of the node values; written if not null
-  const double* to_nodes;     // (8 * 4, 7): moments in a cell -> cotangents of its node values
+  const double* to_nodes;     // (8 * 4, 8): moments in a cell -> cotangents of its node values, and a zero
   const float* inverse_width; // of a cell
   const int32_t* first;       // cell k is centred at (first + k) / inverse_width
   const double* alpha;        // (channels, terms): the mixture of Gaussians, for points outside the cells
@@ -338,15 +339,18 @@ struct Sums {
     pending = 0;
   }
 
-  // cotangents (cells, 7) = the moments of each cell times to_nodes
+  // cotangents (cells, 7) = the moments of each cell times to_nodes, whose rows are padded to 8
   void finish(const double* to_nodes, double* cotangents) {
     flush();
     for (int64_t cell = 0; cell < cells; ++cell) {
-      double sum[kCoefficients] = {};
-      for (int m = 0; m < kFine * kMoments; ++m)
-        for (int k = 0; k < kCoefficients; ++k)
-          sum[k] += total[cell * kFine * kMoments + m] * to_nodes[m * kCoefficients + k];
-      std::memcpy(cotangents + cell * kCoefficients, sum, sizeof sum);
+      const double* moments = total + cell * kFine * kMoments;
+      double sums[4][kPadded] = {};  // four chains of additions, so that none waits for its last
+      for (int m = 0; m < kFine * kMoments; m += 4)
+        for (int chain = 0; chain < 4; ++chain)
+          for (int k = 0; k < kPadded; ++k)
+            sums[chain][k] += moments[m + chain] * to_nodes[(m + chain) * kPadded + k];
+      for (int k = 0; k < kCoefficients; ++k)
+        cotangents[cell * kCoefficients + k] = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
     }
     std::memset(total, 0, sizeof(double) * cells * kFine * kMoments);
   }
