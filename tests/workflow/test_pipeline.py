@@ -204,6 +204,7 @@ def test_a_failed_training_shows_its_one_line(folder):
         "experiments={tiny_resnet8: {activations: [relu], training: {epochs: 12,"
         " learning_rate: {relu: [99, 100]}, l2: {conv: 1.0, dense: 1.0}}}}",
         "seeds=[0]",
+        "evaluation={run: [clean, pgd]}",
         check=False,
     )
     assert result.returncode != 0
