@@ -36,6 +36,15 @@ def cifar10_folder(tmp_path_factory):
     shutil.rmtree(folder)  # 180 MB that pytest would keep for three sessions
 
 
+@pytest.fixture(scope="session")
+def published_folder():
+    """The thesis's weights as converted files: from $KAFNETS_PUBLISHED, else in ../shared/data."""
+    folder = Path(os.environ.get("KAFNETS_PUBLISHED", SHARED_DATA / "thesis_models"))
+    if not folder.is_dir():
+        pytest.skip("no published weights here: set KAFNETS_PUBLISHED to the folder of the converted files")
+    return folder
+
+
 # -- what was injected and what held, counted by the tests; `pytest --reliability FILE` writes it down
 
 

@@ -8,6 +8,7 @@ import torch
 from kafnets import KAF, create_activation
 from kafnets.activations import functional
 from kafnets.registry import ACTIVATIONS
+from torch import library
 from torch.autograd.graph import saved_tensors_hooks
 
 KAFS = [name for name in ACTIVATIONS if name.startswith("kaf")]
@@ -243,7 +244,7 @@ def test_operator_registration(kernel):
     layer = KAF(2, D=4, kernel=kernel, trainable_dictionary=True)
     x = torch.randn(3, 2, 4, requires_grad=True)
     arguments = (x, layer.alpha, layer.dictionary, layer.bandwidth, kernel, "portable")
-    torch.library.opcheck(torch.ops.kafnets.kaf.default, arguments)
+    library.opcheck(torch.ops.kafnets.kaf.default, arguments)
 
 
 @pytest.mark.parametrize(

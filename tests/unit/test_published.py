@@ -1,9 +1,7 @@
 """The author's networks are networks of this library: tensors bit for bit, accuracy image for image."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,16 +11,6 @@ from kafnets.errors import UserError
 from kafnets.files import sha256
 from kafnets.models import load_model, save_model
 from safetensors.torch import load_file, save_file
-
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data" / "thesis_models"
-
-
-@pytest.fixture(scope="module")
-def folder():
-    found = Path(os.environ.get("KAFNETS_PUBLISHED", SHARED))
-    if not found.is_dir():
-        pytest.skip("no published weights here: set KAFNETS_PUBLISHED to the folder of the converted files")
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -41,10 +29,10 @@ def correct(model, images, labels):
 
 # of the first 1,000 test images; measured with an independent implementation, kept in models.json
 @pytest.mark.parametrize(("row", "count"), [("relu", 781), ("kaf_free", 793)])
-def test_the_accuracy_is_the_recorded_one(folder, test_set, row, count):
-    model = published.load(row, folder)
+def test_the_accuracy_is_the_recorded_one(published_folder, test_set, row, count):
+    model = published.load(row, published_folder)
     assert correct(model, *test_set) == count
-    described = folder / "models.json"
+    described = published_folder / "models.json"
     if described.is_file():
         entry = json.loads(described.read_text())["models"][registry.PUBLISHED[row]]
         assert round(entry["eval_pgd1000"]["clean"] * 10) == count
@@ -52,9 +40,9 @@ def test_the_accuracy_is_the_recorded_one(folder, test_set, row, count):
 
 
 @pytest.mark.parametrize("row", registry.PUBLISHED)
-def test_every_tensor_is_the_files_bit_for_bit(folder, row, tmp_path):
-    path = folder / f"{registry.PUBLISHED[row]}.safetensors"
-    model = published.load(row, folder)
+def test_every_tensor_is_the_files_bit_for_bit(published_folder, row, tmp_path):
+    path = published_folder / f"{registry.PUBLISHED[row]}.safetensors"
+    model = published.load(row, published_folder)
     save_model(model, tmp_path / "model.safetensors")
     ours = load_model(tmp_path / "model.safetensors").state_dict()
     theirs = load_file(path)
@@ -67,41 +55,41 @@ def test_every_tensor_is_the_files_bit_for_bit(folder, row, tmp_path):
     assert not model.training
 
 
-def test_the_files_are_those_of_the_description(folder):
-    if not (folder / "models.json").is_file():
+def test_the_files_are_those_of_the_description(published_folder):
+    if not (published_folder / "models.json").is_file():
         pytest.skip("this folder has no models.json")
-    described = json.loads((folder / "models.json").read_text())["models"]
+    described = json.loads((published_folder / "models.json").read_text())["models"]
     rows = {entry["thesis_row"]: name for name, entry in described.items() if entry["thesis_row"]}
     assert rows == {registry.ACTIVATIONS[row].label: name for row, name in registry.PUBLISHED.items()}
     for name in rows.values():
-        assert sha256(folder / f"{name}.safetensors") == described[name]["safetensors_sha256"]
+        assert sha256(published_folder / f"{name}.safetensors") == described[name]["safetensors_sha256"]
 
 
 @pytest.mark.parametrize("row", registry.PUBLISHED)
-def test_the_layers_have_the_tensors_of_the_file(folder, row):
+def test_the_layers_have_the_tensors_of_the_file(published_folder, row):
     """What convert_published.py goes by."""
-    tensors = load_file(folder / f"{registry.PUBLISHED[row]}.safetensors")
+    tensors = load_file(published_folder / f"{registry.PUBLISHED[row]}.safetensors")
     assert {name for name, _ in published.layers(row)} == {name.rpartition(".")[0] for name in tensors}
 
 
-def test_the_float16_arithmetic_is_an_argument(folder):
-    model = published.load("kaf_elu", folder, arithmetic="float16")
+def test_the_float16_arithmetic_is_an_argument(published_folder):
+    model = published.load("kaf_elu", published_folder, arithmetic="float16")
     assert model.stem.act.arithmetic == "float16"
     x = torch.rand(2, 3, 32, 32)
-    difference = (model(x) - published.load("kaf_elu", folder)(x)).abs().max()
+    difference = (model(x) - published.load("kaf_elu", published_folder)(x)).abs().max()
     assert 0.001 < difference < 2
 
 
-def changed(folder, tmp_path, change):
+def changed(published_folder, tmp_path, change):
     """A folder with the file of kaf_elu, its tensors changed by `change`."""
     path = tmp_path / f"{registry.PUBLISHED['kaf_elu']}.safetensors"
-    tensors = load_file(folder / path.name)
+    tensors = load_file(published_folder / path.name)
     change(tensors)
     save_file(tensors, path)
     return tmp_path
 
 
-def test_an_error_names_file_and_tensor(folder, tmp_path):
+def test_an_error_names_file_and_tensor(published_folder, tmp_path):
     name = f"{registry.PUBLISHED['kaf_elu']}.safetensors"
     with pytest.raises(UserError, match=f"{name}: cannot read the published weights .*No such file"):
         published.load("kaf_elu", tmp_path)
@@ -115,12 +103,12 @@ def test_an_error_names_file_and_tensor(folder, tmp_path):
         (lambda tensors: tensors["fc.bias"][0].add_(1e-6), "not the published weights of kaf_elu"),
     ):
         with pytest.raises(UserError, match=f"{name}: {message}"):
-            published.load("kaf_elu", changed(folder, tmp_path, change))
+            published.load("kaf_elu", changed(published_folder, tmp_path, change))
 
 
-def test_the_weights_of_another_row_are_refused(folder, tmp_path):
+def test_the_weights_of_another_row_are_refused(published_folder, tmp_path):
     source, target = (registry.PUBLISHED[row] for row in ("relu", "elu"))
-    shutil.copy(folder / f"{source}.safetensors", tmp_path / f"{target}.safetensors")
+    shutil.copy(published_folder / f"{source}.safetensors", tmp_path / f"{target}.safetensors")
     with pytest.raises(UserError, match="not the published weights of elu"):
         published.load("elu", tmp_path)
     with pytest.raises(UserError, match="no network of 'tanh'; choose one of relu"):

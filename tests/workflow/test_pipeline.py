@@ -14,23 +14,9 @@ import pytest
 import yaml
 from safetensors.torch import load_file
 
-ROOT = Path(__file__).parents[2]
+from tests.repository import ROOT, copy_repository
+
 TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
-
-
-def copy_repository(target):
-    """What git knows of the working tree, with the uncommitted changes."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in filter(None, listed.stdout.split("\0")):
-        if (ROOT / name).is_file():
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target / name)
-    return target
 
 
 def snakemake(folder, *arguments, check=True):

@@ -4,7 +4,9 @@ import csv
 import json
 
 import pytest
-from test_pipeline import copy_repository, snakemake
+from test_pipeline import snakemake
+
+from tests.repository import copy_repository
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,13 @@
 """The thesis's own networks, through the workflow."""
 
 import csv
-import os
-from pathlib import Path
 
-import pytest
 from kafnets.registry import PUBLISHED
-from test_pipeline import ROOT, copy_repository, planned, snakemake
+from test_pipeline import planned, snakemake
+
+from tests.repository import ROOT, copy_repository
 
 PRESET = "workflow/presets/published_smoke.yaml"
-SHARED = ROOT.parent / "shared" / "data" / "thesis_models"
-
-
-@pytest.fixture(scope="module")
-def converted():
-    folder = Path(os.environ.get("KAFNETS_PUBLISHED", SHARED))
-    if not folder.is_dir():
-        pytest.skip("no published weights here: set KAFNETS_PUBLISHED to the folder of the converted files")
-    return folder
 
 
 def test_the_archives_are_fetched_converted_and_judged():
@@ -37,7 +27,7 @@ def test_converted_weights_need_neither_network_nor_tensorflow(tmp_path):
     assert jobs["import_published"] == 13
 
 
-def test_two_rows_on_a_few_images(tmp_path, converted, cifar10_folder):
+def test_two_rows_on_a_few_images(tmp_path, published_folder, cifar10_folder):
     folder = copy_repository(tmp_path)
     few = (
         "published: {activations: [relu, kaf_elu], test_examples: 20}, "
@@ -45,7 +35,7 @@ def test_two_rows_on_a_few_images(tmp_path, converted, cifar10_folder):
     )
     chosen = [
         *("--configfile", PRESET, "--config"),
-        f"data={{published: {{source: {converted}}}, cifar10: {{source: {cifar10_folder}}}}}",
+        f"data={{published: {{source: {published_folder}}}, cifar10: {{source: {cifar10_folder}}}}}",
         f"experiments={{{few}}}",
         "evaluation={run: [clean, pgd], headline: pgd, attacks: {pgd: {iterations: 2}}}",
         "card={run: []}",

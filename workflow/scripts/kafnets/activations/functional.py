@@ -9,6 +9,7 @@ import os
 from functools import partial
 
 import torch
+from torch import library
 
 from . import cpu, gpu, portable
 from .kernels import KERNELS
@@ -146,7 +147,7 @@ def _gradients(grad, x, alpha, dictionary, bandwidth, kernel, backend, needs):
     return code.backward(grad, x, alpha, dictionary, bandwidth, kernel, needs)
 
 
-@torch.library.custom_op("kafnets::kaf", mutates_args=())
+@library.custom_op("kafnets::kaf", mutates_args=())
 def _kaf(
     x: torch.Tensor,
     alpha: torch.Tensor,
@@ -158,7 +159,7 @@ def _kaf(
     return _forward(x, alpha, dictionary, bandwidth, kernel, backend)
 
 
-@torch.library.custom_op("kafnets::kaf_backward", mutates_args=())
+@library.custom_op("kafnets::kaf_backward", mutates_args=())
 def _kaf_backward(
     grad: torch.Tensor,
     x: torch.Tensor,
