@@ -2,10 +2,12 @@
 
     python -m benchmarks.kaf [--device cpu|cuda] [--batch 128] [--repeats 9] [--output kaf.json]
 
-Every contender runs once in each round, the plain formula last, so that whatever else the machine does meets
-all of them; a ratio is the median over rounds of a contender's time over SiLU's in the same round. A busy
-machine lengthens the longer runs more: the ratio of the fastest rounds stands beside it. `saved` is what
-autograd keeps between forward and backward, in sizes of the input.
+Every contender runs in each round, the plain formula last, so that whatever else the machine does meets all of
+them; a ratio is the median over rounds of a contender's time over SiLU's in the same round. A contender's time in
+a round is the median of five calls after one that is not counted: on the CPU the first one pays for what the
+contender before it has thrown out of the caches and given back to the system (the plain formula, a hundred times
+as long, is called once). A busy machine lengthens the longer runs more: the ratio of the fastest rounds stands
+beside it. `saved` is what autograd keeps between forward and backward, in sizes of the input.
 """
 
 import argparse
@@ -67,6 +69,12 @@ def seconds(function, parameters, x, grad):
     return middle - start, time.perf_counter() - middle
 
 
+def steady_seconds(function, parameters, x, grad, calls=5):
+    """The call whose total is the median of `calls`, after one that is not counted."""
+    seconds(function, parameters, x, grad)
+    return sorted((seconds(function, parameters, x, grad) for _ in range(calls)), key=sum)[calls // 2]
+
+
 def graph_seconds(function, parameters, x, grad, calls=20):
     """Seconds of forward and backward together on a GPU, without what the host adds: from a CUDA graph."""
 
@@ -125,8 +133,12 @@ def measure(shape, batch, layout, dtype, device, repeats, compiled):
         seconds(*run, x, grad)
     rounds = []
     for _ in range(repeats):
-        seconds(*runs["silu"], x, grad)  # the plain formula has emptied the caches of x
-        rounds.append({name: seconds(*run, x, grad) for name, run in runs.items()})
+        rounds.append(
+            {
+                name: (seconds if name.startswith("plain") else steady_seconds)(*run, x, grad)
+                for name, run in runs.items()
+            }
+        )
     rows = []
     for name, (function, parameters) in runs.items():
         times = [sum(one[name]) for one in rounds]
