@@ -113,7 +113,7 @@ def _parameter_gradients(cotangent, grid, mixture):
     """Chain rule at the nodes: per-channel gradients of alpha, dictionary and bandwidth."""
     zeroth, first, second = torch.empty(3, *mixture.alpha.shape, dtype=torch.float64)
     call = _call(mixture.alpha.shape[0], grid, mixture)
-    tensors = (_chebyshev(_NODES), cotangent, zeroth, first, second)
+    tensors = (_sampling_scheme()[0], cotangent, zeroth, first, second)
     _library().piecewise_project(ctypes.byref(call), *(t.data_ptr() for t in tensors))
     gamma = mixture.bandwidth.reshape(-1, 1)
     return zeroth, 2 * gamma * mixture.alpha * first, -(mixture.alpha * second).sum(1)
@@ -129,7 +129,7 @@ def _table(mixture, slope):
         return grid, (mixture.alpha @ (basis.slope if slope else basis.value)).float()
     table = torch.empty(mixture.alpha.shape[0], _NODES * grid.cells)
     call = _call(len(table), grid, mixture, derivative=slope)
-    tensors = (_chebyshev(_NODES), _interpolation(_NODES), table)
+    tensors = (*_sampling_scheme(), table)
     _library().piecewise_interpolate(ctypes.byref(call), *(t.data_ptr() for t in tensors))
     return grid, table
 
@@ -204,6 +204,13 @@ def _powers(places, count):
 def _interpolation(count):
     """(count, count): values at Chebyshev nodes -> coefficients of the interpolating polynomial."""
     return torch.linalg.inv(_powers(_chebyshev(count), count)).contiguous()
+
+
+@functools.cache
+def _sampling_scheme():
+    """The 7 nodes and (7, 8) how a polynomial's coefficients follow from its values there, padded to vectors of 8."""
+    nodes, by_value = _chebyshev(_NODES), _interpolation(_NODES).T
+    return tuple(torch.nn.functional.pad(t, (0, 1)).contiguous() for t in (nodes, by_value))
 
 
 def _coefficients(samples, cells):

@@ -14,6 +14,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #if defined(__AVX512F__)
@@ -22,15 +23,30 @@
 
 namespace {
 
+typedef double Eight __attribute__((vector_size(64)));  // GCC's and clang's, on any processor
+typedef int64_t EightBits __attribute__((vector_size(64)));
+
+inline Eight load(const double* from) {
+  Eight to;
+  std::memcpy(&to, from, sizeof to);
+  return to;
+}
+
+inline double sum_of(Eight x) {
+  return ((x[0] + x[1]) + (x[2] + x[3])) + ((x[4] + x[5]) + (x[6] + x[7]));
+}
+
 constexpr int kCoefficients = 7;
 constexpr int kPadded = 8;
 constexpr int kFine = 8;           // fine cells in a cell
 constexpr int kMoments = 4;
-constexpr int kCopies = 4;         // of the moments: neighbours in the same cell need not wait for each other
+constexpr int kCopies = 2;         // of the moments: neighbours in the same cell need not wait for each other
+constexpr int64_t kBatch = 256;    // points whose places in the sums are found before they are added
 constexpr int64_t kFlush = 8192;   // points summed in float before they go to double
 constexpr int64_t kItem = 32768;   // points of a channel in one piece of work
 constexpr int kLanes = 16;         // channels of a tile, at most
 constexpr int64_t kTile = 512;     // points of a channel in a tile
+constexpr int64_t kTileStride = kTile + 16;  // rows 2048 bytes apart would share a few lines of the cache
 constexpr int64_t kRows = 512;    // points of a channel that are worth fetching its sums for
 constexpr int64_t kShortRow = 32;  // too short to be worked on where it lies
 constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, kept in the low bits
@@ -181,8 +197,10 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
   const __m512 half = _mm512_set1_ps(0.5f);
   const __m512i magic = _mm512_set1_epi32(kMagicBits), zero = _mm512_setzero_si512();
   const __m512i cells = _mm512_set1_epi32(static_cast<int>(piece.cells * kFine));
-  alignas(64) int32_t places[16];
-  const auto sixteen = [&](int64_t i, __mmask16 valid) {
+  // First where each point's moments go and what they are, then the additions: these are at the mercy of the stores.
+  alignas(64) int32_t places[kBatch];
+  alignas(64) float terms[kBatch * kMoments];
+  const auto prepare = [&](int64_t i, int64_t at, __mmask16 valid) {
     const __m512 xs = _mm512_maskz_loadu_ps(valid, x + i);
     const __m512 floor = _mm512_fmadd_round_ps(xs, inverse, offset, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
     const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(floor), magic);
@@ -193,27 +211,30 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
     v = _mm512_maskz_mov_ps(counts, v);
     const __m512 m0 = _mm512_maskz_loadu_ps(counts, g + i);
     const __m512 m1 = _mm512_mul_ps(m0, v), m2 = _mm512_mul_ps(m1, v), m3 = _mm512_mul_ps(m2, v);
-    _mm512_store_si512(places, _mm512_slli_epi32(_mm512_mask_mov_epi32(zero, inside, cell), 2));
+    _mm512_store_si512(places + at, _mm512_slli_epi32(_mm512_mask_mov_epi32(zero, inside, cell), 2));
     const __m512d a = _mm512_castps_pd(_mm512_unpacklo_ps(m0, m1));
     const __m512d b = _mm512_castps_pd(_mm512_unpacklo_ps(m2, m3));
     const __m512d c = _mm512_castps_pd(_mm512_unpackhi_ps(m0, m1));
     const __m512d d = _mm512_castps_pd(_mm512_unpackhi_ps(m2, m3));
-    // terms[q] holds the moments of the points q, 4 + q, 8 + q and 12 + q
-    const __m512 terms[4] = {
-        _mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)),
-        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))};
-    const auto add = [&](int point, __m128 term) {
-      float* sum = sums + point % kCopies * copy + places[point];
-      _mm_store_ps(sum, _mm_add_ps(_mm_load_ps(sum), term));
-    };
-    for (int q = 0; q < kCopies; ++q) add(q, _mm512_castps512_ps128(terms[q]));
-    for (int q = 0; q < kCopies; ++q) add(4 + q, _mm512_extractf32x4_ps(terms[q], 1));
-    for (int q = 0; q < kCopies; ++q) add(8 + q, _mm512_extractf32x4_ps(terms[q], 2));
-    for (int q = 0; q < kCopies; ++q) add(12 + q, _mm512_extractf32x4_ps(terms[q], 3));
+    // the moments of the points 0, 4, 8, 12, then of 1, 5, 9, 13, ...
+    double* to = reinterpret_cast<double*>(terms + at * kMoments);
+    _mm512_store_pd(to, _mm512_unpacklo_pd(a, b));
+    _mm512_store_pd(to + 8, _mm512_unpackhi_pd(a, b));
+    _mm512_store_pd(to + 16, _mm512_unpacklo_pd(c, d));
+    _mm512_store_pd(to + 24, _mm512_unpackhi_pd(c, d));
   };
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) sixteen(i, 0xFFFF);
-  if (i < n) sixteen(i, static_cast<__mmask16>((1u << (n - i)) - 1));
+  for (int64_t start = 0; start < n; start += kBatch) {
+    const int64_t count = std::min(kBatch, n - start);
+    int64_t i = 0;
+    for (; i + 16 <= count; i += 16) prepare(start + i, i, 0xFFFF);
+    if (i < count) prepare(start + i, i, static_cast<__mmask16>((1u << (count - i)) - 1));
+    for (i = 0; i < count; i += 16)
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k) {
+        float* sum = sums + k % kCopies * copy + places[i + k % 4 * 4 + k / 4];
+        _mm_store_ps(sum, _mm_add_ps(_mm_load_ps(sum), _mm_load_ps(terms + (i + k) * kMoments)));
+      }
+  }
 }
 
 inline void transpose(__m512 rows[16]) {
@@ -296,7 +317,7 @@ void move_tile(const PiecewiseCall& call, float* tensor, int64_t c0, int64_t lan
     for (int64_t b = at / size; b < (at + n) / size; ++b)
       for (int64_t c = 0; c < lanes; ++c) {
         float* row = tensor + (b * call.channels + c0 + c) * size;
-        float* place = tile + c * kTile + b * size - at;
+        float* place = tile + c * kTileStride + b * size - at;
         std::memcpy(kGather ? place : row, kGather ? row : place, sizeof(float) * size);
       }
     return;
@@ -305,13 +326,13 @@ void move_tile(const PiecewiseCall& call, float* tensor, int64_t c0, int64_t lan
   int64_t p = 0;
   if (lanes == kLanes)
     for (; p + 16 <= n; p += 16) {
-      if (kGather) transpose_block(from + p * call.channels, call.channels, tile + p, kTile);
-      else transpose_block(tile + p, kTile, from + p * call.channels, call.channels);
+      if (kGather) transpose_block(from + p * call.channels, call.channels, tile + p, kTileStride);
+      else transpose_block(tile + p, kTileStride, from + p * call.channels, call.channels);
     }
   for (; p < n; ++p)
     for (int64_t c = 0; c < lanes; ++c) {
-      if (kGather) tile[c * kTile + p] = from[p * call.channels + c];
-      else from[p * call.channels + c] = tile[c * kTile + p];
+      if (kGather) tile[c * kTileStride + p] = from[p * call.channels + c];
+      else from[p * call.channels + c] = tile[c * kTileStride + p];
     }
 }
 
@@ -329,12 +350,8 @@ struct Sums {
 
   void flush() {
     const int64_t size = cells * kFine * kMoments, copy = copy_stride(cells);
-    static_assert(kCopies == 4);
-    for (int64_t i = 0; i < size; ++i) {
-      const double low = static_cast<double>(sums[i]) + sums[copy + i];
-      const double high = static_cast<double>(sums[2 * copy + i]) + sums[3 * copy + i];
-      total[i] += low + high;
-    }
+    static_assert(kCopies == 2);
+    for (int64_t i = 0; i < size; ++i) total[i] += static_cast<double>(sums[i]) + sums[copy + i];
     std::memset(sums, 0, sizeof(float) * kCopies * copy);
     pending = 0;
   }
@@ -342,15 +359,16 @@ struct Sums {
   // cotangents (cells, 7) = the moments of each cell times to_nodes, whose rows are padded to 8
   void finish(const double* to_nodes, double* cotangents) {
     flush();
-    for (int64_t cell = 0; cell < cells; ++cell) {
+    constexpr int kChains = 4;  // cells at a time, so that no addition waits for its last
+    for (int64_t cell = 0; cell < cells; cell += kChains) {
       const double* moments = total + cell * kFine * kMoments;
-      double sums[4][kPadded] = {};  // four chains of additions, so that none waits for its last
-      for (int m = 0; m < kFine * kMoments; m += 4)
-        for (int chain = 0; chain < 4; ++chain)
-          for (int k = 0; k < kPadded; ++k)
-            sums[chain][k] += moments[m + chain] * to_nodes[(m + chain) * kPadded + k];
-      for (int k = 0; k < kCoefficients; ++k)
-        cotangents[cell * kCoefficients + k] = (sums[0][k] + sums[1][k]) + (sums[2][k] + sums[3][k]);
+      Eight sums[kChains] = {};
+      for (int m = 0; m < kFine * kMoments; ++m) {
+        const Eight weights = load(to_nodes + m * kPadded);
+        for (int chain = 0; chain < kChains; ++chain) sums[chain] += moments[chain * kFine * kMoments + m] * weights;
+      }
+      for (int chain = 0; chain < kChains; ++chain)
+        std::memcpy(cotangents + (cell + chain) * kCoefficients, &sums[chain], sizeof(double) * kCoefficients);
     }
     std::memset(total, 0, sizeof(double) * cells * kFine * kMoments);
   }
@@ -374,34 +392,38 @@ struct Plan {
   }
 };
 
-struct Buffer {  // floats from the start of a cache line on, zeroed
-  explicit Buffer(int64_t size) : storage(size + 16) {
-    data = reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) / 64 * 64);
+// A thread's memory from one call to the next, zero at first: getting it anew would cost a small call half its time.
+template <typename T>
+struct Buffer {
+  T* at_least(int64_t size) {
+    if (static_cast<int64_t>(storage.size()) < size + 16) storage.assign(size + 16, T(0));
+    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(storage.data()) + 63) / 64 * 64);
   }
-  std::vector<float> storage;
-  float* data;
+  std::vector<T> storage;
 };
+thread_local Buffer<float> sums_buffer, tiles_buffer;
+thread_local Buffer<double> totals_buffer;
 
-// One thread's memory, and the work on one group of channels in one block of points.
+// The work on one group of channels in one block of points. It leaves the sums and totals at zero, as it found them.
 struct Worker {
   const PiecewiseCall& call;
   const Plan& plan;
   const int64_t size = call.cells * kFine * kMoments, copies = kCopies * copy_stride(call.cells);
-  Buffer sums{call.cotangents ? plan.group * copies : 0};
-  std::vector<double> totals = std::vector<double>(call.cotangents ? plan.group * size : 0);
-  Buffer tiles{plan.tiled ? 3 * plan.group * kTile : 0};
+  float* const sums = sums_buffer.at_least(call.cotangents ? plan.group * copies : 0);
+  double* const totals = totals_buffer.at_least(call.cotangents ? plan.group * size : 0);
+  float* const tiles = tiles_buffer.at_least(plan.tiled ? 3 * plan.group * kTileStride : 0);
   Piece pieces[kLanes];
   Sums moments[kLanes];
 
   Worker(const PiecewiseCall& call, const Plan& plan) : call(call), plan(plan) {}
 
   void tile(int64_t c0, int64_t lanes, int64_t at, int64_t n) {
-    float *x = tiles.data, *g = x + plan.group * kTile, *y = g + plan.group * kTile;
+    float *x = tiles, *g = x + plan.group * kTileStride, *y = g + plan.group * kTileStride;
     move_tile<true>(call, const_cast<float*>(call.x), c0, lanes, at, n, x);
     if (call.g) move_tile<true>(call, const_cast<float*>(call.g), c0, lanes, at, n, g);
     for (int64_t c = 0; c < lanes; ++c) {
-      const float *xs = x + c * kTile, *gs = call.g ? g + c * kTile : nullptr;
-      if (call.coefficients) evaluate(pieces[c], call, xs, gs, y + c * kTile, n);
+      const float *xs = x + c * kTileStride, *gs = call.g ? g + c * kTileStride : nullptr;
+      if (call.coefficients) evaluate(pieces[c], call, xs, gs, y + c * kTileStride, n);
       if (call.cotangents) moments[c].add(pieces[c], xs, gs, n);
     }
     if (call.coefficients) move_tile<false>(call, call.y, c0, lanes, at, n, y);
@@ -430,7 +452,7 @@ struct Worker {
     const int64_t lanes = std::min(plan.group, call.channels - c0);
     for (int64_t c = 0; c < lanes; ++c) {
       pieces[c] = piece_of(call, c0 + c);
-      moments[c] = {sums.data + c * copies, totals.data() + c * size, call.cells};
+      moments[c] = {sums + c * copies, totals + c * size, call.cells};
     }
     const int64_t end = std::min(plan.points, (block + 1) * plan.block);
     for (int64_t at = block * plan.block; at < end; at += plan.step) {
@@ -445,47 +467,50 @@ struct Worker {
   }
 };
 
-// exp(y) for y <= 0 to 1e-10, in a form that compilers vectorize.
-inline double exp_negative(double y) {
+// exp(y) for |y| < 700 (below: as for -700) to 1e-10.
+inline Eight exponential(Eight y) {
+  const Eight least = Eight{} - 700.0;
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52: adding it rounds to an integer
-  const double scaled = std::max(y, -700.0) * 1.4426950408889634;
-  const double rounded = scaled + kRound;
-  const double f = (scaled - (rounded - kRound)) * 0.6931471805599453;
-  double p = 1.0 / 5040 + f * (1.0 / 40320);
+  const Eight scaled = (y > least ? y : least) * 1.4426950408889634;
+  const Eight rounded = scaled + kRound;
+  const Eight f = (scaled - (rounded - kRound)) * 0.6931471805599453;
+  Eight p = 1.0 / 5040 + f * (1.0 / 40320);
   p = 1.0 / 720 + f * p;
   p = 1.0 / 120 + f * p;
   p = 1.0 / 24 + f * p;
   p = 1.0 / 6 + f * p;
   p = 1.0 + f * (1.0 + f * (0.5 + f * p));
-  int64_t bits;
-  std::memcpy(&bits, &rounded, 8);
-  bits = (bits << 52) + 0x3FF0000000000000;
-  double power;
-  std::memcpy(&power, &bits, 8);
-  return p * power;
+  return p * (Eight)(((EightBits)rounded << 52) + 0x3FF0000000000000);
 }
 
-// The nodes of one channel.
-void fill_nodes(const PiecewiseCall& call, int64_t channel, const double* places, double* nodes) {
-  const int64_t at = channel * call.grid_stride;
-  const double width = 1.0 / call.inverse_width[at];
-  for (int64_t cell = 0; cell < call.cells; ++cell)
-    for (int k = 0; k < kCoefficients; ++k)
-      nodes[cell * kCoefficients + k] = (call.first[at] + static_cast<double>(cell) + places[k]) * width;
-}
+// One kernel at the nodes of one cell after another: u = node - d, kappa = exp(-gamma u^2). A cell further on u has
+// grown by a width w, and kappa by exp(-gamma w (2 u + w)), which itself shrinks by exp(-2 gamma w^2) a cell.
+struct Kernel {
+  int64_t begin, end;  // the cells in which more than 1e-9 of it is left
+  Eight u, kappa, ratio;
+  double shrink, width;
 
-// The nodes at which more than 1e-9 of a kernel is left, as a range of indices (whole cells).
-struct Range {
-  int64_t begin, end;
-
-  Range(const PiecewiseCall& call, int64_t channel, double d, double gamma) {
+  Kernel(const PiecewiseCall& call, int64_t channel, int64_t term, Eight places) {
     const int64_t at = channel * call.grid_stride;
-    const double inverse = call.inverse_width[at], reach = std::sqrt(20.7 / gamma);
+    const double d = call.dictionary[channel * call.dictionary_stride + term];
+    const double gamma = call.bandwidth[channel * call.bandwidth_stride];
+    const double inverse = call.inverse_width[at], reach = std::sqrt(20.7 / gamma), first = call.first[at];
     const auto cell = [&](double x) {
-      return static_cast<int64_t>(std::clamp(x * inverse - call.first[at] + 0.5, 0.0, double(call.cells)));
+      return static_cast<int64_t>(std::clamp(x * inverse - first + 0.5, 0.0, static_cast<double>(call.cells)));
     };
-    begin = cell(d - reach) * kCoefficients;
-    end = std::min(cell(d + reach) + 1, call.cells) * kCoefficients;
+    begin = cell(d - reach);
+    end = std::min(cell(d + reach) + 1, call.cells);
+    width = 1 / inverse;
+    shrink = std::exp(-2 * gamma * width * width);
+    u = (places + (first + static_cast<double>(begin))) * width - d;
+    kappa = exponential(-gamma * u * u);
+    ratio = exponential(-gamma * width * (2 * u + width));
+  }
+
+  void next() {
+    u += width;
+    kappa *= ratio;
+    ratio *= shrink;
   }
 };
 
@@ -508,34 +533,28 @@ void piecewise_run(const PiecewiseCall* call) {
   }
 }
 
-// Samples the mixture of Gaussians, or its derivative, at the nodes (places[7] in each cell) and interpolates:
-// table (channels, 7, cells) gets the coefficients, interpolation (7, 7) times the samples of each cell.
+// Samples the mixture of Gaussians, or its derivative, at the nodes (places[8] in each cell: 7 and a spare one) and
+// interpolates: table (channels, 7, cells) gets the coefficients, the samples of each cell times interpolation (7, 8).
 void piecewise_interpolate(const PiecewiseCall* call, const double* places, const double* interpolation,
                            float* table) {
-  const int64_t cells = call->cells, count = cells * kCoefficients;
+  const int64_t cells = call->cells;
 #pragma omp parallel for num_threads(call->threads) schedule(static)
   for (int64_t c = 0; c < call->channels; ++c) {
-    std::vector<double> nodes(count), samples(count, 0.0);
-    fill_nodes(*call, c, places, nodes.data());
-    double *x = nodes.data(), *sample = samples.data();
+    std::vector<Eight> samples(cells, Eight{});
     const double gamma = call->bandwidth[c * call->bandwidth_stride];
     for (int64_t i = 0; i < call->terms; ++i) {
-      const double d = call->dictionary[c * call->dictionary_stride + i], a = call->alpha[c * call->terms + i];
-      const Range range(*call, c, d, gamma);
+      const double a = call->alpha[c * call->terms + i];
       const double constant = call->derivative ? 0 : a, linear = call->derivative ? -2 * gamma * a : 0;
-#pragma omp simd
-      for (int64_t k = range.begin; k < range.end; ++k) {
-        const double u = x[k] - d;
-        sample[k] += exp_negative(-gamma * u * u) * (constant + linear * u);
-      }
+      Kernel kernel(*call, c, i, load(places));
+      for (int64_t cell = kernel.begin; cell < kernel.end; ++cell, kernel.next())
+        samples[cell] += kernel.kappa * (constant + linear * kernel.u);
     }
-    for (int64_t cell = 0; cell < cells; ++cell)
-      for (int k = 0; k < kCoefficients; ++k) {
-        double sum = 0;
-        for (int j = 0; j < kCoefficients; ++j)
-          sum += interpolation[k * kCoefficients + j] * sample[cell * kCoefficients + j];
-        table[(c * kCoefficients + k) * cells + cell] = static_cast<float>(sum);
-      }
+    for (int64_t cell = 0; cell < cells; ++cell) {
+      Eight sum = {};
+      for (int j = 0; j < kCoefficients; ++j) sum += load(interpolation + j * kPadded) * samples[cell][j];
+      for (int k = 0; k < kCoefficients; ++k)
+        table[(c * kCoefficients + k) * cells + cell] = static_cast<float>(sum[k]);
+    }
   }
 }
 
@@ -543,28 +562,25 @@ void piecewise_interpolate(const PiecewiseCall* call, const double* places, cons
 // each (channels, terms), with u = node - d_i.
 void piecewise_project(const PiecewiseCall* call, const double* places, const double* cotangents, double* zeroth,
                        double* first, double* second) {
-  const int64_t count = call->cells * kCoefficients;
 #pragma omp parallel for num_threads(call->threads) schedule(static)
   for (int64_t c = 0; c < call->channels; ++c) {
-    std::vector<double> nodes(count);
-    fill_nodes(*call, c, places, nodes.data());
-    const double *x = nodes.data(), *g = cotangents + c * count;
-    const double gamma = call->bandwidth[c * call->bandwidth_stride];
+    std::vector<Eight> padded(call->cells, Eight{});
+    for (int64_t cell = 0; cell < call->cells; ++cell)
+      std::memcpy(&padded[cell], cotangents + (c * call->cells + cell) * kCoefficients,
+                  sizeof(double) * kCoefficients);
     for (int64_t i = 0; i < call->terms; ++i) {
-      const double d = call->dictionary[c * call->dictionary_stride + i];
-      const Range range(*call, c, d, gamma);
-      double s0 = 0, s1 = 0, s2 = 0;
-#pragma omp simd reduction(+ : s0, s1, s2)
-      for (int64_t k = range.begin; k < range.end; ++k) {
-        const double u = x[k] - d, term = g[k] * exp_negative(-gamma * u * u);
+      Eight s0 = {}, s1 = {}, s2 = {};
+      Kernel kernel(*call, c, i, load(places));
+      for (int64_t cell = kernel.begin; cell < kernel.end; ++cell, kernel.next()) {
+        const Eight term = padded[cell] * kernel.kappa, by_u = term * kernel.u;
         s0 += term;
-        s1 += term * u;
-        s2 += term * u * u;
+        s1 += by_u;
+        s2 += by_u * kernel.u;
       }
       const int64_t at = c * call->terms + i;
-      zeroth[at] = s0;
-      first[at] = s1;
-      second[at] = s2;
+      zeroth[at] = sum_of(s0);
+      first[at] = sum_of(s1);
+      second[at] = sum_of(s2);
     }
   }
 }
