@@ -2,12 +2,12 @@
 
     python -m benchmarks.kaf [--device cpu|cuda] [--batch 128] [--repeats 9] [--output kaf.json]
 
-Every contender runs in each round, the plain formula last, so that whatever else the machine does meets all of
-them; a ratio is the median over rounds of a contender's time over SiLU's in the same round. A contender's time in
-a round is the median of five calls after one that is not counted: on the CPU the first one pays for what the
-contender before it has thrown out of the caches and given back to the system (the plain formula, a hundred times
-as long, is called once). A busy machine lengthens the longer runs more: the ratio of the fastest rounds stands
-beside it. `saved` is what autograd keeps between forward and backward, in sizes of the input.
+Every contender runs in each round, so that whatever else the machine does meets all of them; a ratio is the
+median over rounds of a contender's time over SiLU's in the same round. A contender's time in a round is the
+median of five calls after one that is not counted. The plain formula, a hundred times as long, is called once
+a round, and after the others' rounds: it throws their data out of the caches and their memory back to the
+system, for which they would pay. A busy machine lengthens the longer runs more: the ratio of the fastest
+rounds stands beside it. `saved` is what autograd keeps between forward and backward, in sizes of the input.
 """
 
 import argparse
@@ -128,17 +128,13 @@ def measure(shape, batch, layout, dtype, device, repeats, compiled):
     x = x.contiguous(memory_format=FORMATS[layout]).requires_grad_()
     grad = grad.contiguous(memory_format=FORMATS[layout])
     runs = contenders(shape[0], device, compiled)
-    for run in runs.values():  # compilers, caches
+    slow = {name: run for name, run in runs.items() if name.startswith("plain")}
+    fast = {name: run for name, run in runs.items() if name not in slow}
+    rounds = [{name: steady_seconds(*run, x, grad) for name, run in fast.items()} for _ in range(repeats)]
+    for run in slow.values():  # compilers
         seconds(*run, x, grad)
-        seconds(*run, x, grad)
-    rounds = []
-    for _ in range(repeats):
-        rounds.append(
-            {
-                name: (seconds if name.startswith("plain") else steady_seconds)(*run, x, grad)
-                for name, run in runs.items()
-            }
-        )
+    for one in rounds:
+        one |= {name: seconds(*run, x, grad) for name, run in slow.items()}
     rows = []
     for name, (function, parameters) in runs.items():
         times = [sum(one[name]) for one in rounds]

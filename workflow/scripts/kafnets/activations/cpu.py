@@ -208,7 +208,7 @@ def _interpolation(count):
 
 @functools.cache
 def _sampling_scheme():
-    """The 7 nodes and (7, 8) how a polynomial's coefficients follow from its values there, padded to vectors of 8."""
+    """The 7 nodes, and (7, 8) how a polynomial's coefficients follow from its values there: vectors of 8."""
     nodes, by_value = _chebyshev(_NODES), _interpolation(_NODES).T
     return tuple(torch.nn.functional.pad(t, (0, 1)).contiguous() for t in (nodes, by_value))
 
@@ -255,20 +255,23 @@ class _Call(ctypes.Structure):
     )
 
 
-def _call(channels, grid, mixture, **fields):
-    """The part of a call that says what the functions are; tensors among `fields` become pointers."""
-    fields |= {"inverse_width": grid.inverse_width, "first": grid.first, **mixture._asdict()}
-    shared = mixture.dictionary.dim() == 1
+def _call(channels, grid, mixture, *, x=0, g=0, y=0, coefficients=0, to_nodes=0, **rest):
+    """One call: where its tensors are (0: none), what the functions are, and the `rest` of its fields."""
+    alpha, dictionary, bandwidth = mixture
+    addresses = (t.data_ptr() for t in (grid.inverse_width, grid.first, *mixture))
     return _Call(
-        **{k: v.data_ptr() if isinstance(v, torch.Tensor) else v for k, v in fields.items()},
-        grid_stride=int(len(grid.first) > 1),
-        dictionary_stride=0 if shared else mixture.dictionary.shape[1],
-        bandwidth_stride=mixture.bandwidth.dim(),
-        cells=grid.cells,
-        terms=mixture.alpha.shape[1],
+        *(x, g, y, coefficients, 0, to_nodes),
+        *addresses,
+        *(int(grid.first.shape[0] > 1), dictionary.stride(0) * (dictionary.dim() - 1), bandwidth.dim()),
+        *(grid.cells, alpha.shape[1]),
         channels=channels,
         threads=torch.get_num_threads(),
+        **rest,
     )
+
+
+def _address(tensor):
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def _run(x, grad, grid, table, mixture, *, derivative, adjoint):
@@ -284,11 +287,11 @@ def _run(x, grad, grid, table, mixture, *, derivative, adjoint):
         channels,
         grid,
         mixture,
-        x=values,
-        g=grad,
-        y=y,
-        coefficients=table,
-        to_nodes=_moments_to_nodes(),
+        x=values.data_ptr(),
+        g=_address(grad),
+        y=_address(y),
+        coefficients=_address(table),
+        to_nodes=_moments_to_nodes().data_ptr(),
         derivative=derivative,
         batch=batch,
         positions=math.prod(x.shape[2:]),
@@ -302,7 +305,9 @@ def _run(x, grad, grid, table, mixture, *, derivative, adjoint):
     library.piecewise_run(ctypes.byref(call))
     if y is not None:
         y = _laid_out_like(x, y.movedim(-1, 1) if interleaved else y)
-    return y, None if cotangents is None else cotangents.sum(0)
+    if cotangents is not None:
+        cotangents = cotangents[0] if len(cotangents) == 1 else cotangents.sum(0)
+    return y, cotangents
 
 
 def _laid_out_like(x, y):
