@@ -77,17 +77,49 @@ def validate(config, schema_path, published_path=None):
 
 @functools.cache
 def read_yaml(path):
-    """What a YAML file of this repository holds (with libyaml where PyYAML has it: ten times faster).
+    """What a YAML file of this repository holds: read once, not to be changed."""
+    import yaml
 
-    Read once; not to be changed.
+    return yaml.load(Path(path).read_bytes(), Loader=_loader())
+
+
+def _loader():
+    """libyaml's where PyYAML has it: ten times faster."""
+    import yaml
+
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def check_keys(path):
+    """Checks that no mapping of a configuration file has a key twice: Snakemake would take the last.
+
+    Raises:
+        UserError: one line that names the file, the line and the key.
     """
     import yaml
 
     try:
-        from yaml import CSafeLoader as SafeLoader
-    except ImportError:
-        from yaml import SafeLoader
-    return yaml.load(Path(path).read_bytes(), Loader=SafeLoader)
+        open_nodes = [yaml.compose(Path(path).read_bytes(), Loader=_loader())]
+    except (yaml.YAMLError, RecursionError):
+        return  # Snakemake has read it, as JSON then, and what it read is checked
+    passed = set()  # an alias leads to a node a second time, and may to the one that it is in
+    while open_nodes:
+        node = open_nodes.pop()
+        if id(node) in passed or not isinstance(node, yaml.CollectionNode):
+            continue
+        passed.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            open_nodes += node.value
+            continue
+        known = set()
+        for key, value in node.value:
+            open_nodes.append(value)
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                line = key.start_mark.line + 1
+                raise UserError(
+                    f"{path}, line {line}: {_short(key.value)} is there for the second time; write it once"
+                )
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
 
 
 def typed(value):
@@ -100,7 +132,7 @@ def typed(value):
         return [typed(item) for item in value]
     try:
         return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+    except Exception:  # of a date such as 2020-99-99, a ValueError; of !!bool x, a KeyError; ...
         return value
 
 
