@@ -30,10 +30,10 @@ from snakemake.utils import update_config
 
 PUBLISHED = "workflow/resources/thesis_results.yaml"
 
-update_config(config, typed(dict(workflow.config_settings.config)))
 try:
     for path in workflow.configfiles:
         check_keys(path)
+    update_config(config, typed(dict(workflow.config_settings.config)))
     validate(
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",

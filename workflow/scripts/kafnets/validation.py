@@ -49,6 +49,7 @@ def validate(config, schema_path, published_path=None):
         UserError: one line that names the key, its value and what to write.
     """
     schema = read_yaml(schema_path)
+    _check_size(config)
     config = _Reader(schema).read(config)
     _check_shape(config, schema)
     _check_evaluation(config["evaluation"])
@@ -77,17 +78,17 @@ def validate(config, schema_path, published_path=None):
 
 @functools.cache
 def read_yaml(path):
-    """What a YAML file of this repository holds: read once, not to be changed."""
+    """What a YAML file of this repository holds (with libyaml where PyYAML has it: ten times faster).
+
+    Read once; not to be changed.
+    """
     import yaml
 
-    return yaml.load(Path(path).read_bytes(), Loader=_loader())
-
-
-def _loader():
-    """libyaml's where PyYAML has it: ten times faster."""
-    import yaml
-
-    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        from yaml import CSafeLoader as SafeLoader
+    except ImportError:
+        from yaml import SafeLoader
+    return yaml.load(Path(path).read_bytes(), Loader=SafeLoader)
 
 
 def check_keys(path):
@@ -99,7 +100,9 @@ def check_keys(path):
     import yaml
 
     try:
-        open_nodes = [yaml.compose(Path(path).read_bytes(), Loader=_loader())]
+        open_nodes = [
+            yaml.compose(Path(path).read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        ]
     except (yaml.YAMLError, RecursionError):
         return  # Snakemake has read it, as JSON then, and what it read is checked
     passed = set()  # an alias leads to a node a second time, and may to the one that it is in
@@ -122,32 +125,56 @@ def check_keys(path):
             known.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
 
 
-def typed(value):
-    """Numbers and booleans in what Snakemake read of `--config`: its lists and mappings hold only texts."""
+def typed(config):
+    """Numbers and booleans in what Snakemake read of `--config`: its lists and mappings hold only texts.
+
+    Raises:
+        UserError: when it is too large or too deep to go through.
+    """
+    _check_size(config)
+    return _typed(config)
+
+
+def _typed(value):
     import yaml
 
     if isinstance(value, dict):
-        return {key: typed(item) for key, item in value.items()}
+        return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [typed(item) for item in value]
+        return [_typed(item) for item in value]
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
+        if not isinstance(value, str) or any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(value)
+        ):
+            return value
+        return yaml.safe_load(value)
     except Exception:  # of a date such as 2020-99-99, a ValueError; of !!bool x, a KeyError; ...
         return value
+
+
+def _check_size(config):
+    """Checks that a configuration can be gone through: aliases may make it grow without end."""
+    open_items, entries = [((), config)], 0
+    while open_items:
+        path, value = open_items.pop()
+        entries += 1
+        if entries > MAX_ENTRIES:
+            raise _error(path[:1], "...", f"has more than {MAX_ENTRIES} entries", "write fewer")
+        if len(path) > MAX_DEPTH:
+            raise _error(path[:8], "...", f"is nested more than {MAX_DEPTH} deep", "write it flatter")
+        if isinstance(value, dict):
+            open_items += [((*path, key), item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            open_items += [((*path, index), item) for index, item in enumerate(value)]
 
 
 class _Reader:
     """Turns what YAML gave into what JSON can hold, and refuses the rest."""
 
     def __init__(self, schema):
-        self.schema, self.entries = schema, 0
+        self.schema = schema
 
     def read(self, value, path=()):
-        self.entries += 1
-        if self.entries > MAX_ENTRIES:
-            raise _error(path[:1], "...", f"has more than {MAX_ENTRIES} entries", "write fewer")
-        if len(path) > MAX_DEPTH:
-            raise _error(path[:8], "...", f"is nested more than {MAX_DEPTH} deep", "write it flatter")
         if isinstance(value, dict):
             return {self.key(key, path): self.read(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):
