@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -41,6 +42,7 @@ def call(folder, log, arguments):
     """What the forked process runs."""
     from snakemake.cli import main
 
+    signal.alarm(120)  # a call that hangs ends, and so does its test
     words = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(words, 1)
     os.dup2(words, 2)
