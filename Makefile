@@ -49,7 +49,8 @@ audit: $(VENV)/.dev
 reliability: $(VENV)/.dev
 	python -m pytest -n 2 --dist loadfile --reliability tests/RELIABILITY.md tests/faults tests/slurm \
 	    tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
-	    tests/unit/test_models.py tests/unit/test_training.py tests/workflow/test_large_grid.py
+	    tests/unit/test_models.py tests/unit/test_security.py tests/unit/test_training.py \
+	    tests/workflow/test_large_grid.py
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev

@@ -145,6 +145,7 @@ def test_commands_quote_what_they_are_given(path):
 HOSTILE = "a  b; $(touch pwned) `touch pwned` ' \" && touch pwned | *"
 
 
+@pytest.mark.injects("paths of sources that are commands to a shell")
 def test_a_hostile_source_is_a_path_and_no_command(tmp_path):
     """Through Snakemake and its shell: the steps that read a source get its name as it is."""
     folder = copy_repository(tmp_path / "repository")
