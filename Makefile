@@ -10,7 +10,7 @@ CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-slurm lint reliability venv lock bench bench-gpu clean
+.PHONY: demo test test-all test-slurm lint audit reliability venv lock bench bench-gpu clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
@@ -37,11 +37,20 @@ lint: $(VENV)/.dev
 	snakemake --lint
 	bandit --quiet --configfile pyproject.toml --recursive workflow/scripts
 
+# what is installed against requirements.lock, then the lock against what is known of its packages: that needs the
+# internet, and an environment of its own, for pip-audit pulls in packages that are not locked
+audit: $(VENV)/.dev
+	python -m pytest tests/unit/test_security.py
+	python -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
+	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
+
 # every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
 reliability: $(VENV)/.dev
 	python -m pytest -n 2 --dist loadfile --reliability tests/RELIABILITY.md tests/faults tests/slurm \
 	    tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
-	    tests/unit/test_models.py tests/unit/test_training.py tests/workflow/test_large_grid.py
+	    tests/unit/test_models.py tests/unit/test_security.py tests/unit/test_training.py \
+	    tests/workflow/test_large_grid.py
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev

@@ -12,14 +12,18 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import download_cifar10
+import download_published
 import pytest
+import yaml
 from kafnets import cli
-from kafnets.data.download import DownloadError, _Progress, download
+from kafnets.data.download import ORIGINS, DownloadError, _Failure, _origin, _Progress, _SameHost, download
 from kafnets.errors import UserError
+from torchvision.datasets import CIFAR10
 
 CONTENT = random.Random(0).randbytes(300_000)
 CHECKSUMS = {"md5": hashlib.md5(CONTENT).hexdigest(), "sha256": hashlib.sha256(CONTENT).hexdigest()}
@@ -37,7 +41,8 @@ class Server(ThreadingHTTPServer):
         self.answers = list(answers)
         self.ranges = []
         self.closing = threading.Event()
-        self.url = f"http://127.0.0.1:{self.server_port}/{NAME}"
+        self.origin = f"http://127.0.0.1:{self.server_port}"
+        self.url = f"{self.origin}/{NAME}"
 
     def __exit__(self, *error):
         self.closing.set()
@@ -180,7 +185,13 @@ def patience(fault):
 
 
 def fetch(server, path, **settings):
-    settings = {"size": len(CONTENT), "checksums": CHECKSUMS, **QUICK, **settings}
+    settings = {
+        "size": len(CONTENT),
+        "checksums": CHECKSUMS,
+        "origins": (server.origin,),
+        **QUICK,
+        **settings,
+    }
     download(server.url, path, **settings)
 
 
@@ -341,13 +352,14 @@ def test_the_next_call_resumes(path):
 def test_killed_and_run_again(path):
     program = (
         "import sys; from kafnets.data.download import download; "
-        f"download(sys.argv[1], sys.argv[2], {len(CONTENT)}, {CHECKSUMS})"
+        f"download(*sys.argv[1:3], {len(CONTENT)}, {CHECKSUMS}, origins=sys.argv[3:])"
     )
     scripts = str(Path(download_cifar10.__file__).parent)
     part = path.with_name(f"{NAME}.part")
     with serving(stall_after(150_000), whole) as server:
         process = subprocess.Popen(
-            [sys.executable, "-c", program, server.url, path], env={**os.environ, "PYTHONPATH": scripts}
+            [sys.executable, "-c", program, server.url, path, server.origin],
+            env={**os.environ, "PYTHONPATH": scripts},
         )
         deadline = time.monotonic() + 60
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
@@ -467,15 +479,15 @@ def test_the_bar_is_for_terminals(capsys):
 def test_the_command_line(path, capsys):
     with serving(whole) as server:
         official = {"url": server.url, "size": len(CONTENT), "checksums": CHECKSUMS}
-        download_cifar10.main(["--output", str(path)], **official, **QUICK)
+        download_cifar10.main(["--output", str(path)], **official, **QUICK, origins=(server.origin,))
     assert_whole(path)
 
 
 def test_the_command_line_ends_with_one_line_and_exit_code_2(path, capsys):
     with serving(HTML) as server:
-        command = functools.partial(download_cifar10.main, ["--output", str(path)], url=server.url, **QUICK)
+        settings = {"url": server.url, "origins": (server.origin,), "attempts": 1, **QUICK}
         with pytest.raises(SystemExit) as ended:
-            cli.run(functools.partial(command, attempts=1))
+            cli.run(functools.partial(download_cifar10.main, ["--output", str(path)], **settings))
     assert ended.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith(f"error: {server.url}: could not be downloaded")
@@ -484,9 +496,86 @@ def test_the_command_line_ends_with_one_line_and_exit_code_2(path, capsys):
     assert list(path.parent.iterdir()) == []
 
 
-def test_only_https_to_the_official_host():
-    from kafnets.data.cifar10 import OFFICIAL_HOST
-    from torchvision.datasets import CIFAR10
+# where from
 
-    assert OFFICIAL_HOST.startswith("https://")
-    assert CIFAR10.url.startswith(OFFICIAL_HOST)
+
+ELSEWHERE = [
+    "http://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    "http://raw.githubusercontent.com/x/y/z.zip",
+    "https://example.org/cifar-10-python.tar.gz",
+    "https://www.cs.toronto.edu.example.org/x",
+    "https://www.cs.toronto.edu@example.org/x",
+    "https://user:word@www.cs.toronto.edu/x",
+    "https://www.cs.toronto.edu:8443/x",
+    "https://cs.toronto.edu/x",
+    "//www.cs.toronto.edu/x",
+    "ftp://www.cs.toronto.edu/x",
+    "file:///etc/passwd",
+    "data:,x",
+    "/etc/passwd",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", ELSEWHERE)
+@pytest.mark.injects("downloads from elsewhere than the documented hosts")
+def test_nothing_is_downloaded_from_elsewhere(path, url):
+    with pytest.raises(DownloadError, match="nothing is downloaded from elsewhere"):
+        download(url, path, len(CONTENT), CHECKSUMS)
+    assert not path.parent.exists()
+
+
+@pytest.mark.injects("downloads from elsewhere than the documented hosts")
+def test_a_server_that_is_not_documented_is_not_asked(path):
+    with serving(whole) as server:
+        with pytest.raises(DownloadError, match="nothing is downloaded from elsewhere"):
+            download(server.url, path, len(CONTENT), CHECKSUMS)
+        assert server.ranges == []
+    assert not path.parent.exists()
+
+
+@pytest.mark.injects("downloads from elsewhere than the documented hosts")
+def test_another_address_in_torchvision_is_refused(path, monkeypatch, capsys):
+    with serving(whole) as server:
+        monkeypatch.setattr(CIFAR10, "url", server.url)
+        with pytest.raises(SystemExit) as ended:
+            cli.run(functools.partial(download_cifar10.main, ["--output", str(path)]))
+        assert server.ranges == []
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert server.url in line and "https://www.cs.toronto.edu" in line and "data.cifar10.source" in line
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.zip", "https://example.org/x.zip"])
+@pytest.mark.injects("downloads from elsewhere than the documented hosts")
+def test_the_authors_archives_come_from_their_host(path, url, monkeypatch, capsys):
+    given = ["--url", url, "--bytes", "1", "--sha256", "0" * 64, "--output", str(path)]
+    monkeypatch.setattr(sys, "argv", ["download_published.py", *given])
+    with pytest.raises(SystemExit) as ended:
+        cli.run(download_published.main)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {url}: is not on https://www.cs.toronto.edu or https://raw.github")
+    assert not path.parent.exists()
+
+
+def test_what_the_configuration_downloads_is_on_a_documented_host():
+    config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+    assert {_origin(CIFAR10.url), _origin(config["data"]["published"]["url"])} == set(ORIGINS)
+    assert all(origin.startswith("https://") for origin in ORIGINS)
+
+
+@pytest.mark.parametrize("origin", ORIGINS)
+@pytest.mark.parametrize("to", [*ELSEWHERE[:8], *ELSEWHERE[9:11]])
+@pytest.mark.injects("downloads from elsewhere than the documented hosts")
+def test_a_redirect_to_elsewhere_is_not_followed(origin, to):
+    request = urllib.request.Request(f"{origin}/x")
+    with pytest.raises(_Failure, match="another host or scheme"):
+        _SameHost().redirect_request(request, None, 302, "Found", {}, to)
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_on_the_same_host_is_followed(path, code):
+    with serving(status(code, Location="/elsewhere"), whole) as server:
+        fetch(server, path)
+    assert_whole(path)

@@ -168,6 +168,8 @@ def test_the_partial_target_lists_what_is_missing(folder):
     assert "18 results" in output and "1 missing" in output
     missing = (folder / "results/tiny/partial/missing.txt").read_text()
     assert missing.count("\n") == 1 and "relu" in missing and "pgd" in missing
+    again = tiny(folder, "partial").stdout
+    assert "20 results" in again and "0 missing" in again
 
 
 def test_the_range_test_has_a_target_of_its_own(folder):

@@ -25,13 +25,15 @@ from kafnets.config import (
     worst_case_attacks,
 )
 from kafnets.errors import UserError
-from kafnets.validation import typed, validate
+from kafnets.validation import check_keys, typed, validate
 from snakemake.utils import update_config
 
 PUBLISHED = "workflow/resources/thesis_results.yaml"
 
-update_config(config, typed(dict(workflow.config_settings.config)))
 try:
+    for path in workflow.configfiles:
+        check_keys(path)
+    update_config(config, typed(dict(workflow.config_settings.config)))
     validate(
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",

@@ -30,7 +30,8 @@ rule list_cells:
         write_text(params.manifest, output[0], log[0])
 
 
-# What is there so far. It has no output, so it looks each time; and no record is an input, so it makes none.
+# What is there so far. It has no output and no benchmark, so it looks each time; and no record is an input, so it
+# makes none.
 rule partial:
     input:
         manifest=MANIFEST,
@@ -39,8 +40,6 @@ rule partial:
         library=REPORT_LIBRARY,
     log:
         f"{OUT}/logs/report/partial.log",
-    benchmark:
-        f"{OUT}/benchmarks/report/partial.jsonl"
     conda:
         "../../envs/report.yaml"
     params:

@@ -49,6 +49,7 @@ def validate(config, schema_path, published_path=None):
         UserError: one line that names the key, its value and what to write.
     """
     schema = read_yaml(schema_path)
+    _check_size(config)
     config = _Reader(schema).read(config)
     _check_shape(config, schema)
     _check_evaluation(config["evaluation"])
@@ -90,32 +91,90 @@ def read_yaml(path):
     return yaml.load(Path(path).read_bytes(), Loader=SafeLoader)
 
 
-def typed(value):
-    """Numbers and booleans in what Snakemake read of `--config`: its lists and mappings hold only texts."""
+def check_keys(path):
+    """Checks that no mapping of a configuration file has a key twice: Snakemake would take the last.
+
+    Raises:
+        UserError: one line that names the file, the line and the key.
+    """
+    import yaml
+
+    try:
+        open_nodes = [
+            yaml.compose(Path(path).read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        ]
+    except (yaml.YAMLError, RecursionError):
+        return  # Snakemake has read it, as JSON then, and what it read is checked
+    passed = set()  # an alias leads to a node a second time, and may to the one that it is in
+    while open_nodes:
+        node = open_nodes.pop()
+        if id(node) in passed or not isinstance(node, yaml.CollectionNode):
+            continue
+        passed.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            open_nodes += node.value
+            continue
+        known = set()
+        for key, value in node.value:
+            open_nodes.append(value)
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                line = key.start_mark.line + 1
+                raise UserError(
+                    f"{path}, line {line}: {_short(key.value)} is there for the second time; write it once"
+                )
+            known.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+
+
+def typed(config):
+    """Numbers and booleans in what Snakemake read of `--config`: its lists and mappings hold only texts.
+
+    Raises:
+        UserError: when it is too large or too deep to go through.
+    """
+    _check_size(config)
+    return _typed(config)
+
+
+def _typed(value):
     import yaml
 
     if isinstance(value, dict):
-        return {key: typed(item) for key, item in value.items()}
+        return {key: _typed(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [typed(item) for item in value]
+        return [_typed(item) for item in value]
     try:
-        return yaml.safe_load(value) if isinstance(value, str) else value
-    except yaml.YAMLError:
+        if not isinstance(value, str) or any(
+            isinstance(event, yaml.AliasEvent) for event in yaml.parse(value)
+        ):
+            return value
+        return yaml.safe_load(value)
+    except Exception:  # of a date such as 2020-99-99, a ValueError; of !!bool x, a KeyError; ...
         return value
+
+
+def _check_size(config):
+    """Checks that a configuration can be gone through: aliases may make it grow without end."""
+    open_items, entries = [((), config)], 0
+    while open_items:
+        path, value = open_items.pop()
+        entries += 1
+        if entries > MAX_ENTRIES:
+            raise _error(path[:1], "...", f"has more than {MAX_ENTRIES} entries", "write fewer")
+        if len(path) > MAX_DEPTH:
+            raise _error(path[:8], "...", f"is nested more than {MAX_DEPTH} deep", "write it flatter")
+        if isinstance(value, dict):
+            open_items += [((*path, key), item) for key, item in value.items()]
+        elif isinstance(value, list | tuple):
+            open_items += [((*path, index), item) for index, item in enumerate(value)]
 
 
 class _Reader:
     """Turns what YAML gave into what JSON can hold, and refuses the rest."""
 
     def __init__(self, schema):
-        self.schema, self.entries = schema, 0
+        self.schema = schema
 
     def read(self, value, path=()):
-        self.entries += 1
-        if self.entries > MAX_ENTRIES:
-            raise _error(path[:1], "...", f"has more than {MAX_ENTRIES} entries", "write fewer")
-        if len(path) > MAX_DEPTH:
-            raise _error(path[:8], "...", f"is nested more than {MAX_DEPTH} deep", "write it flatter")
         if isinstance(value, dict):
             return {self.key(key, path): self.read(item, (*path, key)) for key, item in value.items()}
         if isinstance(value, list | tuple):

@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 
 from ..errors import UserError
 
+# From nowhere else is anything downloaded: CIFAR-10, and the networks of the thesis's author.
+ORIGINS = ("https://www.cs.toronto.edu", "https://raw.githubusercontent.com")
 CHUNK = 1 << 16
 SLOWEST = 1000  # bytes per second; less than this over the time-out counts as a stall
 
@@ -32,25 +34,30 @@ class _WrongBytes(_Failure):
     """As many bytes as expected arrived, but others."""
 
 
-def download(url, path, size, checksums, *, attempts=5, timeout=30.0, backoff=2.0):
+def download(url, path, size, checksums, *, attempts=5, timeout=30.0, backoff=2.0, origins=ORIGINS):
     """Downloads a file of known size and checksums.
 
     The bytes are gathered in `path` + ".part", which the next attempt, or the next call, continues where the
     server allows it. Only a file of the right size and checksums is moved to `path`.
 
     Args:
-        url (str): where it is; a redirect to another host or scheme is not followed.
+        url (str): where it is, on one of `origins`; a redirect to another host or scheme is not followed.
         path (str or Path): where it goes.
         size (int): its bytes.
         checksums (dict): algorithm, as hashlib names it, to hexadecimal digest.
         attempts (int): failures in a row, without progress between them, after which to give up.
         timeout (float): seconds to wait for an answer, and for bytes to go on arriving.
         backoff (float): seconds to wait after the first failure, doubled after each further one.
+        origins (tuple of str): scheme and host of what may be asked; others than `ORIGINS` for tests.
 
     Raises:
-        DownloadError: when it does not arrive, or is not the file it should be.
+        DownloadError: when it is elsewhere, does not arrive, or is not the file it should be.
         UserError: when it cannot be written.
     """
+    if _origin(url) not in origins:
+        raise DownloadError(
+            f"{url}: is not on {' or '.join(origins)}, and nothing is downloaded from elsewhere"
+        )
     path = Path(path)
     if _is_whole(path, size, checksums):
         return
@@ -67,6 +74,11 @@ def download(url, path, size, checksums, *, attempts=5, timeout=30.0, backoff=2.
         with contextlib.suppress(OSError):
             if part.stat().st_size == 0:
                 part.unlink()
+
+
+def _origin(url):
+    """Scheme and host, with what may surround the host: a user's name, a port."""
+    return "://".join(urlsplit(url)[:2])
 
 
 def _is_whole(path, size, checksums):
@@ -160,7 +172,7 @@ def _receive(url, file, size, timeout):
 
 class _SameHost(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, answer, code, message, headers, address):
-        if urlsplit(address)[:2] != urlsplit(request.full_url)[:2]:
+        if _origin(address) != _origin(request.full_url):
             raise _Failure(f"the server redirects to {address}, another host or scheme")
         return super().redirect_request(request, answer, code, message, headers, address)
 
