@@ -58,6 +58,7 @@ bench: $(VENV)/.dev
 	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
 	python -m benchmarks.training --device cpu --images 256
 	python -m benchmarks.grid
+	python -m benchmarks.grid --target models --trainings 10005 --repeats 1 --output results/benchmarks/grid_models.json
 
 # a GPU's part: kernels, PGD-50-10 and training beside their peers, several trainings at a time
 bench-gpu: $(VENV)/.dev

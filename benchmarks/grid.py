@@ -1,9 +1,9 @@
 """What a grid costs before its first job: the time and memory of planning it (`snakemake -n`).
 
-    python -m benchmarks.grid [--trainings 150 1005] [--repeats 3]
+    python -m benchmarks.grid [--trainings 150 1005] [--target all] [--repeats 3]
 
-The grid is config.yaml's with more seeds: 15 trainings and 45 evaluations for each. The processor's time
-stands beside the clock's, for machines that others use too.
+    python -m benchmarks.grid [--trainings 150 1005] [--target all] [--repeats 3]
+tables and plots (`all`). The processor's time stands beside the clock's, for machines that others use too.
 """
 
 import argparse
@@ -28,14 +28,15 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trainings", type=int, nargs="+", default=[150, 1005], help="multiples of 15")
+    parser.add_argument("--target", default="all", help="a target rule: all (default), models, evaluations")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/grid.json"))
     arguments = parser.parse_args()
     rows = []
     print(f"{'trainings':>10}{'jobs':>8}{'seconds':>9}{'CPU s':>8}{'ms a job':>10}{'MiB':>7}")
     for trainings in arguments.trainings:
-        runs = [plan(trainings) for _ in range(arguments.repeats)]
-        row = {"trainings": trainings, "jobs": runs[0]["jobs"], "runs": runs}
+        runs = [plan(trainings, arguments.target) for _ in range(arguments.repeats)]
+        row = {"target": arguments.target, "trainings": trainings, "jobs": runs[0]["jobs"], "runs": runs}
         for name in ("seconds", "processor_seconds", "peak_mebibytes"):
             row[name] = statistics.median(run[name] for run in runs)
         rows.append(row)
@@ -48,10 +49,10 @@ def main():
     print(f"written to {arguments.output}")
 
 
-def plan(trainings):
+def plan(trainings, target):
     """One dry run of a grid of so many trainings, of which nothing is there yet."""
     seeds = list(range(trainings // CELLS_PER_SEED))
-    command = [sys.executable, "-m", "snakemake", "-n", "--cores", "8", "--quiet", "rules"]
+    command = [sys.executable, "-m", "snakemake", target, "-n", "--cores", "8", "--quiet", "rules"]
     command += ["--config", f"seeds={seeds}", "output=results/benchmarks/planned"]
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
