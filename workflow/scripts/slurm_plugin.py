@@ -72,13 +72,25 @@ def run_array_jobs(self, jobs):
     """Submits `jobs` as an array, as several where its script would become too long."""
     waiting = list(jobs)
     try:
-        commands = [self.format_job_exec(job) for job in jobs]
-        for part in parts([len(command.encode()) for command in commands], SCRIPT_BYTES):
+        commands = [command(self, job) for job in jobs]
+        for part in parts([len(one.encode()) for one in commands], SCRIPT_BYTES):
             submit_array(self, jobs[part], commands[part])
             del waiting[: len(jobs[part])]
     except Exception as error:  # a job of which nothing is said would be waited for
         for job in waiting:
             self._report_job_error_threadsafe(SubmittedJobInfo(job), f"SLURM took no array: {error}\n")
+
+
+def command(self, job):
+    """What the job would run by itself; but a group in one step, on its cores, by one snakemake.
+
+    By itself it starts a step and a snakemake for each of its jobs, which takes as long as a small training.
+    """
+    whole = self.format_job_exec(job)
+    inside = whole.replace(self.additional_general_args(), f"--cores {job.threads}")
+    if not job.is_group() or inside == whole:
+        return whole
+    return f"srun -n1 --nodes=1 --cpus-per-task={job.threads} --cpu-bind=q sh -c {shlex.quote(inside)}"
 
 
 def parts(sizes, limit):
@@ -120,7 +132,7 @@ def submit_array(self, jobs, commands):
         failed_nodes=self._failed_nodes,
     )
     call = [*shlex.split(call + set_gres_string(first)), f"--array=1-{len(jobs)}"]
-    cases = "".join(f"{index})\n{command}\n;;\n" for index, command in enumerate(commands, 1))
+    cases = "".join(f"{index})\n{one}\n;;\n" for index, one in enumerate(commands, 1))
     script = f"#!/bin/sh\ncase $SLURM_ARRAY_TASK_ID in\n{cases}esac\n"
     answer = subprocess.run(call, input=script, capture_output=True, text=True)
     if answer.returncode != 0:
