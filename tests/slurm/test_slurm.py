@@ -48,6 +48,8 @@ PROFILE = [
 @contextlib.contextmanager
 def running(**options):
     """A cluster; the test is skipped where a sandbox forbids what its daemons need."""
+    if reason := unavailable(**options):
+        pytest.fail(reason)
     # not pytest's folder: munge's user must be able to look into it
     folder = Path(tempfile.mkdtemp(prefix="slurm"))
     folder.chmod(0o755)
