@@ -54,13 +54,17 @@ def mend():
 
 
 def run_jobs(self, jobs):
-    """Submits `jobs`: those that ask for the same as one array, if their rules are in slurm-array-jobs."""
+    """Submits `jobs`: those that ask for the same as one array, if their rules are in slurm-array-jobs.
+
+    A group is an array by itself too, for how an array runs it (:func:`command`).
+    """
     alike = {}
     for job in jobs:
         resources = sorted((name, str(value)) for name, value in job.resources.items())
         alike.setdefault((frozenset(job.rules), job.is_group(), *resources), []).append(job)
     for (rules, *_), members in alike.items():
-        if len(members) > 1 and ("all" in self.array_jobs or rules <= self.array_jobs):
+        selected = "all" in self.array_jobs or rules <= self.array_jobs
+        if selected and (len(members) > 1 or members[0].is_group()):
             for start in range(0, len(members), self.max_array_size):
                 self._submit_array_jobs(members[start : start + self.max_array_size])
         else:
