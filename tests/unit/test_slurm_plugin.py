@@ -19,6 +19,7 @@ def test_the_mended_version_is_installed():
         ("7_[2]", ["7_2"]),
         ("7_[2-4,9]", ["7_2", "7_3", "7_4", "7_9"]),
         ("7_[1-2%1]", ["7_1", "7_2"]),
+        ("7_[1-5:2,9%4]", ["7_1", "7_3", "7_5", "7_9"]),
     ],
 )
 def test_the_jobs_of_a_line_of_squeue(number, tasks):

@@ -26,10 +26,8 @@ from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 VERSION = "2.8.0"
 SCRIPT_BYTES = 2_000_000  # SLURM refuses a script of more than 4 MB (max_script_size)
 LOOKS = 2  # in a row, until it is a failure: what may pass by itself (a preempted job is queued again)
-LAST = {
-    "states": {},
-    "complete": False,
-}  # SLURM's last answer, and whether a job missing in it does not exist
+# SLURM's last answer, and whether a job that is missing in it does not exist
+LAST = {"states": {}, "complete": False}
 
 
 def mend():
@@ -163,12 +161,16 @@ def submit_array(self, jobs, commands):
 
 
 def tasks(number):
-    """The jobs that a line of squeue or sacct is about: 7, 7_2, or 7_[2-4,9%2] of tasks that wait."""
+    """The jobs that a line of squeue or sacct is about: 7, 7_2, or 7_[2-4,9-15:3%2] of tasks that wait."""
     array, bracket, ranges = number.partition("_[")
     if not bracket:
         return [number]
-    bounds = [one.partition("-")[::2] for one in re.sub(r"%\d+|\]", "", ranges).split(",")]
-    return [f"{array}_{task}" for low, high in bounds for task in range(int(low), int(high or low) + 1)]
+    bounds = re.findall(r"(\d+)(?:-(\d+))?(?::(\d+))?", re.sub(r"%\d+", "", ranges))
+    return [
+        f"{array}_{task}"
+        for low, high, step in bounds
+        for task in range(int(low), int(high or low) + 1, int(step or 1))
+    ]
 
 
 def query(asked):
@@ -177,7 +179,9 @@ def query(asked):
     async def query_job_status(command, logger):
         answer, seconds = await asked(command.replace("JobIdRaw", "JobID"), logger)
         if answer is not None:
-            answer = {task: state.split()[0] for number, state in answer.items() for task in tasks(number)}
+            answer = {
+                task: state.partition(" ")[0] for number, state in answer.items() for task in tasks(number)
+            }
             LAST.update(states=answer, complete=command.startswith("squeue"))  # sacct learns of jobs later
         return answer, seconds
 
@@ -199,9 +203,8 @@ def patient(checked):
             if self.doubts.get(number, 0) < LOOKS:
                 yield info
                 continue
-            subprocess.run(
-                ["scancel", number], capture_output=True
-            )  # that it never runs beside the next attempt
+            cancel = ["scancel", number]  # that it never runs beside the next attempt
+            subprocess.run(cancel, capture_output=True)
             message = f"SLURM-job '{number}' was not queued again, SLURM status is: '{state}'. "
             self.report_job_error(info, msg=message, aux_logs=[str(info.aux["slurm_logfile"])])
         if active_jobs and self._status_query_calls == answers:
