@@ -22,7 +22,8 @@ test: $(VENV)/.dev
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/slurm
 	python -m pytest -m "not slow" tests/slurm
 
-# on a real SLURM that the tests start from Debian's packages (slurm-wlm, munge), as root
+# on a real SLURM that the tests start from Debian's packages (slurm-wlm, munge; for the one with accounts also
+# slurmdbd, mariadb-server, mariadb-client), as root
 test-slurm: $(VENV)/.dev
 	python -m pytest tests/slurm
 

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import os
 import pwd
+import re
 import shutil
 import signal
 import socket
@@ -55,7 +56,7 @@ SlurmdParameters=config_overrides
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 KillWait=10
-MinJobAge=300
+MinJobAge=3600
 MaxArraySize=2001
 MaxJobCount=20000
 PreemptType=preempt/partition_prio
@@ -63,7 +64,8 @@ PreemptMode=REQUEUE
 GresTypes=gpu
 {accounting}
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:2 State=UNKNOWN
-PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=10
+PartitionName=gpu Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
+PartitionName=lost Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 PreemptMode=CANCEL
 PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=100 PreemptMode=OFF
 """
 
@@ -71,6 +73,7 @@ ACCOUNTING = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge/socket
 JobCompType=jobcomp/none"""
 
 DATABASE_DAEMON = """\
@@ -145,7 +148,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_):
-        if "slurmctld" in self.processes:
+        if "slurmctld" in self.processes and self.processes["slurmctld"].poll() is None:
             self.run("scancel", "--user=root", check=False)
             self.until(
                 lambda: not self.run("squeue", "-h", check=False).strip(),
@@ -179,7 +182,7 @@ class Cluster:
         accounting = ""
         if self.accounting:
             self._start_database(*ports[2:])
-            accounting = ACCOUNTING.format(port=ports[2])
+            accounting = ACCOUNTING.format(port=ports[2], folder=self.folder)
         (self.folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n")
         (self.folder / "slurm.conf").write_text(
@@ -198,6 +201,8 @@ class Cluster:
             missing_ok=True
         )  # a link that points to nothing: of a test that was killed
         SYSTEM_CONFIGURATION.symlink_to(self.folder / "slurm.conf")
+        if self.accounting:
+            self.run("sacctmgr", "--immediate", "add", "cluster", self.name)
         self.start("slurmctld", "slurmctld", "-D", "-c", "-f", self.folder / "slurm.conf")
         self.start("slurmd", "slurmd", "-D", "-N", self.host, "-f", self.folder / "slurm.conf")
         self.until(
@@ -287,6 +292,11 @@ class Cluster:
                 process.kill()
                 process.wait()
 
+    def restart_slurmctld(self):
+        """The controller comes back (after it was killed) and remembers the jobs."""
+        self.start("slurmctld", "slurmctld", "-D", "-f", self.folder / "slurm.conf")
+        self.until(lambda: self.run("sinfo", "-h", check=False), "slurmctld", 60)
+
     def restart_slurmd(self):
         """The node's daemon comes back (after it was killed)."""
         self.start("slurmd", "slurmd", "-D", "-N", self.host, "-f", self.folder / "slurm.conf")
@@ -309,6 +319,10 @@ class Cluster:
         """The jobs in the queue: their id (of an array's task: the task's), state and GPUs."""
         lines = self.run("squeue", "-h", "-r", f"--states={states}", "-o", "%i|%T|%b|%k").splitlines()
         return [dict(zip(("id", "state", "gres", "comment"), line.split("|"), strict=True)) for line in lines]
+
+    def job(self, number):
+        """What SLURM says of a job or of an array's task, finished ones too."""
+        return dict(re.findall(r"(\S+?)=(\S*)", self.run("scontrol", "show", "job", number)))
 
     def until(self, condition, what, seconds, check=True):
         """Waits for `condition`; an error with the daemons' last words when it does not come."""

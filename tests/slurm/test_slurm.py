@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import sys
@@ -30,7 +31,9 @@ from tests.repository import (
     words,
 )
 
-pytestmark = pytest.mark.skipif(unavailable() is not None, reason=unavailable() or "")
+# In CI, where SLURM is installed, a cluster that does not start is a failure and nothing to skip.
+REQUIRED = os.environ.get("KAFNETS_REQUIRE_SLURM") == "1"
+pytestmark = pytest.mark.skipif(not REQUIRED and unavailable() is not None, reason=unavailable() or "")
 
 PROFILE = [
     "--slurm-init-seconds-before-status-checks",
@@ -42,18 +45,30 @@ PROFILE = [
 ]
 
 
-@pytest.fixture(scope="module")
-def cluster():
+@contextlib.contextmanager
+def running(**options):
+    """A cluster; the test is skipped where a sandbox forbids what its daemons need."""
+    if reason := unavailable(**options):
+        pytest.fail(reason)
     # not pytest's folder: munge's user must be able to look into it
     folder = Path(tempfile.mkdtemp(prefix="slurm"))
     folder.chmod(0o755)
     with contextlib.ExitStack() as stack:
         try:
-            cluster = stack.enter_context(Cluster(folder / "cluster"))
-        except (OSError, RuntimeError) as error:  # a sandbox may forbid what its daemons need
+            cluster = stack.enter_context(Cluster(folder / "cluster", **options))
+        except (OSError, RuntimeError) as error:
+            if REQUIRED:
+                raise
             pytest.skip(f"SLURM is installed but does not start here: {str(error).splitlines()[0]}")
         yield cluster
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def cluster(request):
+    """One for all tests; the one that wants accounts, by a parameter, gets another."""
+    with running(accounting=getattr(request, "param", False)) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +112,25 @@ def slurm(cluster, tally):
     tally.figure("jobs through SLURM", sum(map(jobs_of, folders)))
 
 
+def submissions(folder):
+    """The submitted arrays, their rule or group and number of tasks by id; and the ids of other jobs."""
+    output = words(folder)
+    arrays = re.findall(r"(\d+) jobs of (\S+) are the tasks of the array with SLURM jobid (\d+)", output)
+    single = re.findall(r"has been submitted with SLURM jobid (\d+)", output)
+    return {number: (kind, int(tasks)) for tasks, kind, number in arrays}, single
+
+
 def jobs_of(folder):
-    return words(folder).count("has been submitted with SLURM jobid")
+    """How many SLURM jobs there were; every task of an array is one."""
+    arrays, single = submissions(folder)
+    return sum(tasks for _, tasks in arrays.values()) + len(single)
+
+
+def slurm_job(environment):
+    """The id of the SLURM job or task with this environment, as SLURM's commands take it, or None."""
+    if "SLURM_ARRAY_JOB_ID" in environment:
+        return f"{environment['SLURM_ARRAY_JOB_ID']}_{environment['SLURM_ARRAY_TASK_ID']}"
+    return environment.get("SLURM_JOB_ID")
 
 
 class Watch(threading.Thread):
@@ -114,10 +146,8 @@ class Watch(threading.Thread):
             now = {}
             for script in ("train.py", "evaluate.py"):
                 for _, environment, _ in processes(self.folder, script):
-                    if "SLURM_JOB_ID" in environment:
-                        now.setdefault(environment["SLURM_JOB_ID"], []).append(
-                            environment.get("CUDA_VISIBLE_DEVICES")
-                        )
+                    if job := slurm_job(environment):
+                        now.setdefault(job, []).append(environment.get("CUDA_VISIBLE_DEVICES"))
             self.seen.append(now)
 
     def stop(self):
@@ -126,13 +156,16 @@ class Watch(threading.Thread):
         return self.seen
 
 
-def one_job_on_a_gpu(seen):
-    """Of what :class:`Watch` saw: every job computes on one of two GPUs and no two on the same."""
+def one_job_on_a_gpu(seen, jobs):
+    """Of what :class:`Watch` saw: `jobs`, each on one of two GPUs, never two on one, at times on both."""
     gpus = {job: set(devices) for now in seen for job, devices in now.items()}
-    assert gpus and all(len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()), gpus
+    assert len(gpus) == jobs and all(
+        len(devices) == 1 and devices <= {"0", "1"} for devices in gpus.values()
+    ), gpus
     for now in seen:
         devices = [next(iter(set(devices))) for devices in now.values()]
         assert len(devices) == len(set(devices)) <= 2, f"two jobs on one GPU: {now}"
+    assert any(len(now) == 2 for now in seen)
 
 
 def freeze(folder, activations, already=0):
@@ -146,7 +179,7 @@ def freeze(folder, activations, already=0):
         assert time.monotonic() < end, f"no checkpoint of {set(activations) - set(frozen)}\n{words(folder)}"
         for activation in set(activations) - set(running):
             for pid, environment, _ in processes(folder, "train.py", f"{OUT}/models/tiny/{activation}/"):
-                running[activation] = pid, environment["SLURM_JOB_ID"]
+                running[activation] = pid, slurm_job(environment)
         for activation in set(running) - set(frozen):
             if any(cell(folder, activation).glob("resume-*.ckpt")):
                 os.kill(running[activation][0], signal.SIGSTOP)
@@ -163,9 +196,9 @@ def training_log(folder, activation):
 def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
     cluster, slurm, folder, prepared, tmp_path, tally
 ):
-    """Requeued, cancelled, over its time limit: three trainings go on to the bits of an undisturbed run.
+    """Tasks of an array requeued, cancelled, over time: they go on to the bits of an undisturbed run.
 
-    Beside them one that diverges. None asks for a GPU, so that all four run at once.
+    Beside these three one that diverges. None asks for a GPU, so that all four run at once.
     """
     training = "training: {epochs: 10, learning_rate: {kaf_free: [100, 100]}}"
     process = slurm(
@@ -192,8 +225,18 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
     for activation in jobs:
         assert "resuming at epoch" in training_log(folder, activation)
     assert len(weights(folder)) == 3 and weights(folder) == weights(reference)
+    # by SLURM as the same task, by Snakemake as another job
+    ends = {name: (cluster.job(job)["JobState"], cluster.job(job)["Restarts"]) for name, job in jobs.items()}
+    assert ends == {"relu": ("COMPLETED", "1"), "kaf": ("CANCELLED", "0"), "swish": ("TIMEOUT", "0")}
     tally.held("SLURM: a training requeued, cancelled, over its time limit", 3)
-    assert f"{OUT}/logs/train/tiny/kaf_free/seed0.log" in output
+
+    ((array, submitted),) = submissions(folder)[0].items()
+    assert submitted == ("rule_train", 4) and {job.partition("_")[0] for job in jobs.values()} == {array}
+    log = f"{OUT}/logs/train/tiny/kaf_free/seed0.log"
+    blocks = re.findall(rf"log: {log}, (\S+) \(check log file", output)
+    assert (
+        len(blocks) == 3 and f"rule_train/{array}_" in blocks[0] and all(Path(one).exists() for one in blocks)
+    )
     assert "error: training stopped at epoch" in output and not list(
         cell(folder, "kaf_free").glob("*.safetensors")
     )
@@ -202,44 +245,63 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
 
 @pytest.mark.slow
 def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, tmp_path, tally):
-    """Two trainings in one SLURM job, one after another; it is cancelled in the second."""
+    """An array of two tasks with two trainings each, one after another; a task is cancelled in its second."""
     group = ["--groups", "train=train", "--group-components", "train=2", "--resources", "slot=1"]
     group += ["--set-resource-scopes", "slot=local"]
-    config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 6}}}"]
+    config = ["experiments={tiny: {training: {epochs: 6}}}"]
+    watch = Watch(folder)
+    watch.start()
     process = slurm(folder, "models", *group, config=config)
 
-    cluster.until(lambda: processes(folder, "train.py", f"{OUT}/models"), "the first training", 300)
-    ((_, _, command),) = processes(folder, "train.py", f"{OUT}/models")
-    second = "kaf" if f"{OUT}/models/tiny/relu/" in command else "relu"
-    cluster.until(lambda: cell(folder, second).exists(), "the second training", 300)
-    _, number = freeze(folder, [second], already=1)[second]
-    assert [job["gres"] for job in cluster.jobs("running")] == ["gres:gpu:1"]
-    job = cluster.run("scontrol", "show", "job", number)
-    assert "TimeLimit=1-00:00:00" in job and "NumCPUs=1 " in job and "mem=6000M" in job, job
+    first, number = {}, None
+
+    def a_second_training_is_on():
+        nonlocal number
+        for pid, environment, command in processes(folder, "train.py", f"{OUT}/models"):
+            model = re.search(r"--model (\S+)", command)[1]
+            job = slurm_job(environment)
+            if first.setdefault(job, model) != model and any((folder / model).parent.glob("resume-*.ckpt")):
+                os.kill(pid, signal.SIGSTOP)
+                number = job
+        return number
+
+    cluster.until(a_second_training_is_on, "a second training", 300)
+    job = cluster.job(number)
+    assert job["TimeLimit"] == "1-00:00:00" and job["NumCPUs"] == "1" and "mem=6000M" in job["TRES"], job
+    assert job["TresPerNode"] == "gres:gpu:1" and job["ArrayJobId"] == number.partition("_")[0]
     tally.tried("SLURM: a job of several trainings cancelled when one was done")
     cluster.run("scancel", number)
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     finish(process, folder, 900)
-    assert len(weights(folder)) == 2 and weights(folder) == weights(reference)
+    assert len(weights(folder)) == 4 and weights(folder) == weights(reference)
+    assert list(submissions(folder)[0].values()) == [("group_train_train", 2), ("group_train_train", 1)]
+    one_job_on_a_gpu(watch.stop(), 3)
     tally.held("SLURM: a job of several trainings cancelled when one was done")
 
 
 def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
-    """Six jobs for two GPUs; the node is drained in mid-run and comes back."""
+    """Arrays for two GPUs, from what is ready; the node is drained in mid-run and comes back."""
     config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 5}}}"]
     watch = Watch(folder)
     watch.start()
     process = slurm(folder, "evaluations", config=config)
     frozen = freeze(folder, ["relu", "kaf"])
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=drain", "reason=test")
-    for pid, _ in frozen.values():
-        os.kill(pid, signal.SIGCONT)
-    # what runs ends, what comes after it waits
-    cluster.until(lambda: not cluster.jobs("running") and cluster.jobs("pending"), "the node to drain", 300)
+    # what runs ends, what comes after it waits; that of relu is not kept back for that of kaf
+    for done, activation in enumerate(frozen, 1):
+        os.kill(frozen[activation][0], signal.SIGCONT)
+        cluster.until(lambda: len(cluster.jobs("pending")) == 2 * done, f"evaluations of {activation}", 300)  # noqa: B023
+    cluster.until(lambda: not cluster.jobs("running"), "the node to drain", 300)
     assert len(weights(folder)) == 2 and not verdicts(folder)
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=resume")
     finish(process, folder, 900)
-    one_job_on_a_gpu(watch.stop())
+    one_job_on_a_gpu(watch.stop(), 6)
+    arrays, single = submissions(folder)
+    assert (
+        list(arrays.values()) == [("rule_train", 2), ("rule_evaluate", 2), ("rule_evaluate", 2)]
+        and not single
+    )
+    assert {job.partition("_")[0] for _, job in frozen.values()} == {next(iter(arrays))}
     reference = undisturbed(prepared, tmp_path, "evaluations", "--config", *config)
     jobs = len(weights(folder)) + len(verdicts(folder))
     tally.tried("SLURM: jobs for two GPUs, the node drained in between", jobs)
@@ -249,10 +311,22 @@ def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
 
 
 @pytest.mark.slow
+def test_from_nothing_to_tables(cluster, slurm, tmp_path):
+    """The default target in a fresh clone: what needs a GPU goes through SLURM, the rest runs here."""
+    folder = copy_repository(tmp_path / "run")
+    output = finish(slurm(folder, config=["seeds=[0]"]), folder, 900)
+    arrays, single = submissions(folder)
+    assert {kind for kind, _ in arrays.values()} == {"rule_train", "rule_evaluate"} and not single
+    local = set(re.findall(r"^localrule (\w+):", output, re.MULTILINE))
+    assert {"prepare_data", "aggregate", "render_tables", "plot_kafs", "plot_tradeoff", "all"} <= local
+    assert (folder / OUT / "tables" / "tiny.md").stat().st_size > 0
+
+
+@pytest.mark.slow
 def test_preempted_by_an_urgent_job(cluster, slurm, folder, prepared, tmp_path, tally):
     """A partition of higher priority takes the node: SIGTERM, a checkpoint, queued again, the same bits.
 
-    By Snakemake, when the training ended within the grace time (to SLURM it failed), else by SLURM.
+    By Snakemake, since the training ends within the grace time (to SLURM it failed).
     """
     config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
     process = slurm(folder, "models", config=config)
@@ -260,11 +334,60 @@ def test_preempted_by_an_urgent_job(cluster, slurm, folder, prepared, tmp_path, 
     tally.tried("SLURM: a training preempted")
     urgent = ["sbatch", "--parsable", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5"]
     cluster.run(*urgent)
-    finish(process, folder, 900)
+    assert "stopped by SIGTERM" in finish(process, folder, 900)
     assert "resuming at epoch" in training_log(folder, "relu")
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     assert weights(folder) == weights(reference)
     tally.held("SLURM: a training preempted")
+
+
+@pytest.mark.slow
+def test_preempted_and_not_queued_again(cluster, slurm, folder, prepared, tmp_path, tally):
+    """A partition whose preempted jobs are cancelled: Snakemake submits another that goes on."""
+    config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
+    process = slurm(folder, "models", "--set-resources", "train:slurm_partition=lost", config=config)
+    ((_, number),) = freeze(folder, ["relu"]).values()
+    tally.tried("SLURM: a training preempted and not queued again")
+    cluster.run("sbatch", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 5")
+    finish(process, folder, 900)
+    assert cluster.job(number)["JobState"] == "PREEMPTED"
+    assert "resuming at epoch" in training_log(folder, "relu")
+    reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
+    assert weights(folder) == weights(reference)
+    tally.held("SLURM: a training preempted and not queued again")
+
+
+@pytest.mark.slow
+def test_a_waiting_array_is_cancelled(cluster, slurm, folder, tally):
+    """By hand, before any of its tasks has started: all of them are submitted again."""
+    cluster.run("scontrol", "update", f"node={cluster.host}", "state=drain", "reason=test")
+    process = slurm(folder, "models", config=["experiments={tiny: {training: {epochs: 1}}}"])
+    cluster.until(lambda: len(cluster.jobs("pending")) == 4, "the array", 300)
+    tally.tried("SLURM: an array cancelled in the queue")
+    cluster.run("scancel", next(iter(submissions(folder)[0])))
+    cluster.run("scontrol", "update", f"node={cluster.host}", "state=resume")
+    finish(process, folder, 900)
+    assert len(weights(folder)) == 4 and jobs_of(folder) == 8
+    tally.held("SLURM: an array cancelled in the queue")
+
+
+@pytest.mark.slow
+def test_the_controller_is_killed(cluster, slurm, folder, prepared, tmp_path, tally):
+    """slurmctld dies, a training ends without it, it comes back: nothing is forgotten."""
+    config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 12}}}"]
+    process = slurm(folder, "models", config=config)
+    frozen = freeze(folder, ["relu", "kaf"])
+    tally.tried("SLURM: kill -9 of the controller")
+    cluster.stop("slurmctld", signal.SIGKILL)
+    cluster.until(lambda: "SLURM does not answer" in words(folder), "snakemake to see it", 600)
+    for pid, _ in frozen.values():
+        os.kill(pid, signal.SIGCONT)
+    cluster.until(lambda: len(weights(folder)) == 2, "the trainings to end", 300)
+    cluster.restart_slurmctld()
+    finish(process, folder, 900)
+    assert jobs_of(folder) == 2
+    assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
+    tally.held("SLURM: kill -9 of the controller")
 
 
 @pytest.mark.slow
@@ -285,7 +408,7 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
 
 @pytest.mark.slow
 def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally):
-    """They take turns, fifty in a job and two jobs at a time; one job is cancelled and made again."""
+    """An array of twenty tasks of fifty, two at a time; one task is cancelled and made again."""
     seeds = {"seeds": list(range(1000)), "experiments": {"tiny": {"activations": ["relu"]}}}
     seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
     (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
@@ -304,13 +427,39 @@ def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally)
     cluster.run("scancel", cluster.jobs("running")[0]["id"])
     finish(process, folder, 3 * 3600)
     minutes = (time.monotonic() - started) / 60
-    one_job_on_a_gpu(watch.stop())
-    assert len(weights(folder)) == 1000 and jobs_of(folder) == 21
+    one_job_on_a_gpu(watch.stop(), 21)
+    assert len(weights(folder)) == 1000
+    assert list(submissions(folder)[0].values()) == [("group_train_train", 20), ("group_train_train", 1)]
     tally.held("SLURM: one job of a large grid cancelled")
-    tally.figure("largest grid run", f"1,000 trainings in 21 SLURM jobs, {minutes:.0f} minutes")
+    tally.figure(
+        "largest grid run", f"1,000 trainings, an array of 20 tasks and one more, {minutes:.0f} minutes"
+    )
     some = [0, 499, 999]
     reference = undisturbed(
         *(prepared, tmp_path, "models", "--config", f"seeds={some}"),
         "experiments={tiny: {activations: [relu], train_examples: 25, training: {epochs: 1}}}",
     )
     assert len(weights(reference)) == 3 and weights(reference).items() <= weights(folder).items()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(unavailable(True) is not None, reason=unavailable(True) or "")
+@pytest.mark.parametrize("cluster", [True], indirect=True)
+def test_with_accounts(cluster, slurm, folder, tally):
+    """slurmdbd and MariaDB: what became of arrays, cancelled tasks too, is asked of sacct."""
+    process = slurm(
+        folder,
+        "models",
+        "--slurm-status-command",
+        "sacct",
+        config=["experiments={tiny: {training: {epochs: 4}}}"],
+    )
+    cluster.until(lambda: len(cluster.jobs("running")) == 2, "the array", 300)
+    running = cluster.jobs("running")[0]["id"]
+    tally.tried("SLURM with accounts: a task cancelled")
+    cluster.run("scancel", running)
+    finish(process, folder, 600)
+    assert len(weights(folder)) == 4 and jobs_of(folder) == 5
+    ends = cluster.run("sacct", "-X", "-n", "-P", "--format=JobID,State").splitlines()
+    assert len(ends) == 5 and f"{running}|CANCELLED by 0" in ends, ends
+    tally.held("SLURM with accounts: a task cancelled")

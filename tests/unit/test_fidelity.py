@@ -13,7 +13,7 @@ CPU = torch.device("cpu")
 SEEDS = range(3)
 SETTINGS = {
     "experiment": "fidelity",
-    "activation": "kaf",
+    "activation": "kaf_elu",
     "dataset": "digits",
     "train_examples": 128,
     "architecture": "resnet8",

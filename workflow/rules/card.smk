@@ -10,6 +10,8 @@ localrules:
     plot_depth,
     plot_saliency,
     plot_landscapes,
+    plot_gallery,
+    plot_layers,
 
 
 rule card:

@@ -11,6 +11,7 @@ ROOT = Path(workflow.basedir)
 SCRIPTS = ROOT / "workflow" / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
+import slurm_plugin
 from kafnets import registry
 from kafnets.config import (
     card_settings,
@@ -29,6 +30,8 @@ from kafnets.validation import check_keys, typed, validate
 from snakemake.utils import update_config
 
 PUBLISHED = "workflow/resources/thesis_results.yaml"
+
+slurm_plugin.mend()  # the SLURM executor: made after this is read
 
 try:
     for path in workflow.configfiles:

@@ -15,6 +15,7 @@ localrules:
     plot_iterations,
     plot_classes,
     plot_schedule,
+    plot_kafs,
     plot_lr_range,
 
 
