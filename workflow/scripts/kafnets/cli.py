@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, is_out_of_memory
 
 
 def run(main):
@@ -15,8 +15,8 @@ def run(main):
         message = " ".join(str(error).split())
         print(f"error: {message}", file=sys.stderr)
         sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name alone
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
         print(f"error: out of memory: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
