@@ -55,7 +55,7 @@ class Tally:
         self.rows, self.figures, self.test = {}, [], ""
 
     def _row(self, name):
-        return self.rows.setdefault(name, {"tried": 0, "held": 0, "tests": []})
+        return self.rows.setdefault(name, {"tried": 0, "held": 0, "bits": 0, "tests": []})
 
     def tried(self, name, count=1):
         row = self._row(name)
@@ -66,12 +66,19 @@ class Tally:
     def held(self, name, count=1):
         self._row(name)["held"] += count
 
+    def bits(self, name, count=1, held=True):
+        """The weights or verdicts afterwards were, bit for bit, those of an undisturbed run; so it held."""
+        self._row(name)["bits"] += count
+        if held:
+            self.held(name, count)
+
     def add(self, rows, figures):
         """Takes over what another process of the same pytest counted."""
         for name, other in rows.items():
             row = self._row(name)
             row["tried"] += other["tried"]
             row["held"] += other["held"]
+            row["bits"] += other["bits"]
             row["tests"] += [test for test in other["tests"] if test not in row["tests"]]
         self.figures += map(tuple, figures)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import runpy
+import signal
 import sys
 import time
 
@@ -51,14 +52,30 @@ def evaluation_arguments(folder, data, activation, attack, target=None):
     ]
 
 
+def sources(*folders):
+    """The options of the networks in `folders` as an attack's sources."""
+    return [
+        *("--sources", *[folder / "model.safetensors" for folder in folders]),
+        *("--source-records", *[folder / "record.json" for folder in folders]),
+    ]
+
+
+def call(context, name, arguments, log):
+    """A script from its start to its end: its exit code, and what it wrote to its log."""
+    process = context.Process(target=script, args=(name, arguments, log))
+    process.start()
+    process.join(300)
+    return process.exitcode, log.read_text()
+
+
 def log_of(folder):
     return folder.with_name(f"{folder.name}.log")
 
 
-def start(context, folder, data, activation):
+def start(context, folder, data, activation, configuration=None, log=None):
     """A training whose files go to `folder`."""
-    arguments = ("train.py", training_arguments(folder, data, activation), log_of(folder))
-    process = context.Process(target=script, args=arguments)
+    arguments = training_arguments(folder, data, activation, configuration)
+    process = context.Process(target=script, args=("train.py", arguments, log or log_of(folder)))
     process.start()
     return process
 
@@ -76,7 +93,39 @@ def outcome(folder):
     return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(), rows
 
 
-def until(condition, seconds):
+def dying(moment, name, *arguments):
+    """What a process runs that is killed at a moment in the life of the file `name`: a script.
+
+    Args:
+        moment (str): "written" (all its bytes are in the temporary file), "synced" (on the disk, not renamed)
+            or "renamed".
+    """
+    sync, rename = os.fsync, os.replace
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def fsync(file):
+        if moment == "written" and f"/.{name}." in os.readlink(f"/proc/self/fd/{file}"):
+            die()
+        sync(file)
+
+    def replace(source, target):
+        if os.path.basename(target) != name:
+            return rename(source, target)
+        if moment == "synced":
+            die()
+        rename(source, target)
+        die()
+
+    os.fsync, os.replace = fsync, replace
+    script(*arguments)
+
+
+def until(condition, seconds=300):
+    """Waits for a condition that must come; its value."""
     end = time.monotonic() + seconds
-    while time.monotonic() < end and not condition():
+    while not (found := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s in vain"
         time.sleep(0.0005)
+    return found

@@ -1,44 +1,110 @@
 """A training killed at any moment and started again ends with the bits of an undisturbed one."""
 
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
+from kafnets.config import training_settings
+from kafnets.data import load
+from kafnets.training import loop
 
 from tests.repository import ENVIRONMENT
-from tests.scripts import EPOCHS, SCRIPTS, complete, log_of, outcome, start, training_arguments, until
+from tests.scripts import (
+    EPOCHS,
+    SCRIPTS,
+    complete,
+    config,
+    dying,
+    log_of,
+    outcome,
+    script,
+    start,
+    training_arguments,
+    until,
+)
+
+FILES = ["history.csv", "model.safetensors", "record.json"]
+KILL = "kill -9 of a training"
+SIGNAL = "SIGTERM or SIGINT to a training"
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(8))
 def test_killed_five_times(context, data, undisturbed, tmp_path, tally, seed):
     """kill -9 at random moments; every second time while a file is being written."""
     draw = random.Random(seed)
     activation = ("relu", "kaf")[seed % 2]
     expected, seconds = undisturbed[activation]
-    kills = 0
-    for turn in range(5):
+    kills = starts = 0
+    while kills < 5:
+        starts += 1
+        assert starts < 25, "it gets through faster than it can be killed"
         before = set(tmp_path.glob(".*.*"))
         process = start(context, tmp_path, data, activation)
-        if turn % 2:
+        if kills % 2:
             # a temporary file beside the one that it will become: the write is under way
-            until(lambda: set(tmp_path.glob(".*.*")) - before or not process.is_alive(), seconds * 3)  # noqa: B023
+            until(lambda: set(tmp_path.glob(".*.*")) - before or not process.is_alive())  # noqa: B023
         else:
             process.join(draw.uniform(0.1, seconds * 0.5))
-        if process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
+        process.kill()
         process.join()
-    tally.tried("kill -9 of a training", kills)
+        if process.exitcode == -signal.SIGKILL:
+            kills += 1
+        else:  # it was done before: from the start again
+            assert process.exitcode == 0 and outcome(tmp_path) == expected
+            for path in tmp_path.iterdir():
+                path.unlink()
+    tally.tried(KILL, kills)
     complete(context, tmp_path, data, activation)
     assert outcome(tmp_path) == expected
     assert json.loads((tmp_path / "record.json").read_text())["model_sha256"] == expected[0]
-    assert not list(tmp_path.glob("resume-*")) and not list(tmp_path.glob(".*")), "something was left"
-    tally.held("kill -9 of a training", kills)
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES, "something was left"
+    tally.bits(KILL, kills)
+
+
+@pytest.mark.parametrize("activation", ["relu", pytest.param("kaf", marks=pytest.mark.slow)])
+def test_killed_at_every_moment_of_every_file(context, data, undisturbed, tmp_path, tally, activation):
+    """Not by chance: in one folder, one death after the other, those of the end too."""
+    expected, _ = undisturbed[activation]
+    train = ("train.py", training_arguments(tmp_path, data, activation), log_of(tmp_path))
+    process = context.Process(target=dying, args=("renamed", name_of_checkpoint(data, activation), *train))
+    process.start()
+    process.join(300)
+    (checkpoint,) = tmp_path.glob("resume-*.ckpt")
+    for name in (checkpoint.name, "model.safetensors", "history.csv", "record.json"):
+        for moment in ("written", "synced", "renamed"):
+            tally.tried(KILL)
+            process = context.Process(target=dying, args=(moment, name, *train))
+            process.start()
+            process.join(300)
+            assert process.exitcode == -signal.SIGKILL, f"not killed: {name} {moment}"
+            assert len(list(tmp_path.glob(f".{name}.*"))) == (moment != "renamed")
+            assert not (tmp_path / "record.json").exists() or (name, moment) == ("record.json", "renamed")
+            tally.held(KILL)
+    complete(context, tmp_path, data, activation)
+    assert outcome(tmp_path) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES, "something was left"
+    tally.bits(KILL, 12, held=False)
+
+
+def name_of_checkpoint(data, activation):
+    settings = training_settings(config(), "tiny", activation, 0)
+    dataset = load(data, train_examples=settings["train_examples"])
+    return f"resume-{loop.run_fingerprint(settings, dataset, torch.device('cpu'))}.ckpt"
+
+
+def position(checkpoint):
+    """The epoch and the step, from 0, at which a training will go on."""
+    body = checkpoint.read_bytes().split(b"\n", 2)[2]
+    found = torch.load(io.BytesIO(body), weights_only=True)["position"]
+    return found["epoch"], found["step"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -46,20 +112,88 @@ def test_preempted(context, data, undisturbed, tmp_path, tally, number):
     """SIGTERM: a checkpoint within 10 s, an exit code that is not 0, and the same bits afterwards."""
     expected, seconds = undisturbed["kaf"]
     process = start(context, tmp_path, data, "kaf")
-    until(lambda: list(tmp_path.glob("resume-*.ckpt")), seconds * 5)
-    (checkpoint,) = tmp_path.glob("resume-*.ckpt")
-    before = checkpoint.stat().st_mtime_ns
+    (checkpoint,) = until(lambda: list(tmp_path.glob("resume-*.ckpt")))
+    before = position(checkpoint)
     time.sleep(seconds / EPOCHS / 4)  # into an epoch: what is lost is a step, not the epoch
-    tally.tried("SIGTERM or SIGINT to a training")
+    tally.tried(SIGNAL)
     started = time.monotonic()
     os.kill(process.pid, number)
     process.join(10)
     assert process.exitcode == 128 + number and time.monotonic() - started < 10
-    assert checkpoint.stat().st_mtime_ns > before and not (tmp_path / "model.safetensors").exists()
+    name = signal.Signals(number).name
+    assert f"stopped by {name}; the same command goes on from {checkpoint}" in log_of(tmp_path).read_text()
+    epoch, step = position(checkpoint)
+    assert (epoch, step) >= before and not (tmp_path / "model.safetensors").exists()
     complete(context, tmp_path, data, "kaf")
-    assert "resuming at epoch" in log_of(tmp_path).read_text()
+    resumed = re.findall(r"^resuming at (.*)$", log_of(tmp_path).read_text(), re.MULTILINE)
+    assert resumed == [f"epoch {epoch + 1}, step {step + 1}"]
     assert outcome(tmp_path) == expected
-    tally.held("SIGTERM or SIGINT to a training")
+    tally.bits(SIGNAL)
+
+
+def long_probe(begun, *arguments):
+    """What a process runs that says when its end-of-epoch measurements begin: a script."""
+    probe = loop.monitor.probe
+
+    def told(*arguments):
+        begun.touch()
+        return probe(*arguments)
+
+    loop.monitor.probe = told
+    script(*arguments)
+
+
+def test_preempted_in_the_measurements_after_an_epoch(context, data, tmp_path, tally):
+    """They take an hour here; what the epoch computed is saved at once."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = config()
+    settings["experiments"]["tiny"]["training"]["monitor"].update(iterations=1_000_000)
+    train = ("train.py", training_arguments(folder, data, "relu", settings), log_of(folder))
+    begun = tmp_path / "begun"
+    process = context.Process(target=long_probe, args=(begun, *train))
+    process.start()
+    until(begun.exists)
+    assert not list(folder.glob("resume-*"))
+    tally.tried(SIGNAL)
+    started = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(10)
+    assert process.exitcode == 128 + signal.SIGTERM and time.monotonic() - started < 10
+    (checkpoint,) = folder.glob("resume-*.ckpt")
+    assert position(checkpoint) == (0, 4), "after the last step of the first epoch"
+    tally.held(SIGNAL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["a step", "the measurements"])
+def test_a_real_networks_checkpoint_comes_within_ten_seconds(context, data, tmp_path, tally, moment):
+    """ResNet20 at batch 128 on a CPU, whose steps and measurements are the slowest that there are."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    settings = config()
+    settings["experiments"]["tiny"].update(architecture="resnet20", train_examples=1200)
+    settings["experiments"]["tiny"]["training"].update(batch_size=128)
+    settings["experiments"]["tiny"]["training"]["monitor"].update(examples=128, iterations=20)
+    train = ("train.py", training_arguments(folder, data, "kaf", settings), log_of(folder))
+    begun = tmp_path / "begun"
+    process = context.Process(target=long_probe, args=(begun, *train))
+    process.start()
+    if moment == "a step":
+        until((folder / "record.lock").exists)
+        time.sleep(5)
+        assert not begun.exists()
+    else:
+        until(begun.exists)
+    tally.tried(SIGNAL)
+    started = time.monotonic()
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    seconds = time.monotonic() - started
+    assert process.exitcode == 128 + signal.SIGTERM and seconds < 10, seconds
+    assert list(folder.glob("resume-*.ckpt"))
+    tally.held(SIGNAL)
+    tally.figure(f"seconds from SIGTERM in {moment} to the exit (ResNet20, batch 128, CPU)", f"{seconds:.1f}")
 
 
 def test_a_signal_before_the_training_began(data, tmp_path):
@@ -74,15 +208,21 @@ def test_a_signal_before_the_training_began(data, tmp_path):
     assert process.wait(10) != 0 and not list(tmp_path.iterdir())
 
 
+def interrupted(context, folder, data):
+    """The checkpoint of a training that was killed after its first epoch."""
+    process = start(context, folder, data, "relu")
+    (checkpoint,) = until(lambda: list(folder.glob("resume-*.ckpt")))
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    return checkpoint
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "empty", "text", "foreign"])
 def test_a_damaged_checkpoint(context, data, undisturbed, tmp_path, tally, damage):
-    """Refused or passed over, never used."""
-    expected, seconds = undisturbed["relu"]
-    process = start(context, tmp_path, data, "relu")
-    until(lambda: list(tmp_path.glob("resume-*.ckpt")), seconds * 5)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    (checkpoint,) = tmp_path.glob("resume-*.ckpt")
+    """Passed over, never used, and the log says so."""
+    expected, _ = undisturbed["relu"]
+    checkpoint = interrupted(context, tmp_path, data)
     content = bytearray(checkpoint.read_bytes())
     content[len(content) // 2] ^= 1
     tally.tried("damaged checkpoints")
@@ -97,5 +237,21 @@ def test_a_damaged_checkpoint(context, data, undisturbed, tmp_path, tally, damag
     )
     complete(context, tmp_path, data, "relu")
     assert outcome(tmp_path) == expected
-    assert "resuming" not in log_of(tmp_path).read_text()
+    words = log_of(tmp_path).read_text()
+    assert "resuming" not in words
+    assert f"{checkpoint}: damaged, its checksum is another; training from the start" in words
+    tally.bits("damaged checkpoints")
+
+
+def test_a_checkpoint_that_cannot_be_read(context, data, tmp_path, tally):
+    """No traceback, and no training from the start that would write over it."""
+    checkpoint = interrupted(context, tmp_path, data)
+    checkpoint.unlink()
+    checkpoint.mkdir()
+    tally.tried("damaged checkpoints")
+    process = start(context, tmp_path, data, "relu")
+    process.join(300)
+    words = log_of(tmp_path).read_text()
+    assert process.exitcode == 2 and "Traceback" not in words
+    assert words.splitlines()[-1].startswith(f"error: {checkpoint}: cannot be read: Is a directory")
     tally.held("damaged checkpoints")

@@ -4,7 +4,7 @@ import csv
 import json
 
 import numpy
-from kafnets.files import sha256, write_json
+from kafnets.files import sha256, write_json, write_sealed
 from safetensors.numpy import save_file
 
 EXAMPLES = 200
@@ -57,7 +57,13 @@ class Results:
             "first_epoch": None,
             "at_end": overfitting == "at_end",
         }
-        trained = {"wall_seconds": 12.5, "final": {"epoch": epochs}, "catastrophic_overfitting": collapse}
+        write_history(models / "history.csv", epochs, start=2.3 + 0.05 * len(self.lines))
+        trained = {
+            "wall_seconds": 12.5,
+            "final": {"epoch": epochs},
+            "catastrophic_overfitting": collapse,
+            "history_sha256": sha256(models / "history.csv"),
+        }
         write_json(
             models / "record.json",
             {
@@ -69,7 +75,6 @@ class Results:
                 "model_sha256": f"sha of {name}",
             },
         )
-        write_history(models / "history.csv", epochs, start=2.3 + 0.05 * len(self.lines))
         line = {
             **run,
             "architecture": "vgg",
@@ -119,7 +124,7 @@ class Results:
 
     def manifest(self):
         path = self.folder / "manifest.jsonl"
-        path.write_text("".join(json.dumps(line) + "\n" for line in self.lines))
+        write_sealed(path, "".join(json.dumps(line) + "\n" for line in self.lines))
         return path
 
 
@@ -135,6 +140,7 @@ def falling(clean, robust, iterations):
 
 
 def write_history(path, epochs, start):
+    path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HISTORY)

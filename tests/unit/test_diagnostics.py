@@ -267,10 +267,10 @@ def test_damaged_cards_are_refused(tmp_path):
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match="damaged"):
         reading.read(path)
-    path.write_text('{"kind": "evaluation"}')
+    write_json(path, {"kind": "evaluation"})
     with pytest.raises(UserError, match="not an evaluation card"):
         reading.read(path)
-    path.write_text('{"kind": "card", "experiment": "vgg"}')
+    write_json(path, {"kind": "card", "experiment": "vgg"})
     with pytest.raises(UserError, match="lacks activation, seed"):
         reading.read(path)
 

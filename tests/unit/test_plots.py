@@ -19,7 +19,7 @@ from kafnets.plots import history, iterations, kafs, lr_range, names, schedule, 
 from kafnets.training import initial_model
 from matplotlib import pyplot
 from PIL import Image
-from record_builders import ATTACKS, Results
+from record_builders import ATTACKS, Results, edit_json
 
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 PUBLISHED = WORKFLOW / "resources" / "thesis_results.yaml"
@@ -117,12 +117,16 @@ def test_lr_range_script(tmp_path):
                 [k, 1e-4 * 1.1**k, 2.3 - 0.01 * k + 0.1 * (-1) ** k, 2.3 - 0.01 * k] for k in range(90)
             )
         suggested = dict(zip(("min", "max"), suggested, strict=True))
-        write_json(paths["--json"], {"kind": "lr_range", "activation": activation, "suggested": suggested})
+        record = {"kind": "lr_range", "activation": activation, "suggested": suggested}
+        write_json(paths["--json"], {**record, "csv_sha256": sha256(paths["--csv"])})
         for kind, path in paths.items():
             pairs[kind].append(path)
     draw_twice("plot_lr_range.py", tmp_path, "--csv", *pairs["--csv"], "--json", *pairs["--json"])
     unpaired = fail("plot_lr_range.py", "--csv", *pairs["--csv"], "--json", pairs["--json"][0])
     assert "2 files are needed, one for each of --csv" in unpaired
+    pairs["--csv"][1].write_text(pairs["--csv"][1].read_text().replace("89,", "88,"))
+    damaged = fail("plot_lr_range.py", "--csv", *pairs["--csv"], "--json", *pairs["--json"])
+    assert "kaf.csv: its checksum is not the one in" in damaged
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +283,7 @@ def test_a_history_of_another_length_than_the_records_is_refused(tmp_path):
     line = built.add("relu", {"clean": 1})
     path = Path(line["history"])
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    edit_json(line["training_record"], history_sha256=sha256(path))
     with pytest.raises(UserError, match="has 5 epochs, the record 6"):
         summary.read_history(summary.read_manifest(built.manifest())[0])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from kafnets import summary
 from kafnets.errors import UserError
+from kafnets.files import write_sealed
 from record_builders import EXAMPLES, Results, edit_json, first
 from safetensors.numpy import save_file
 
@@ -161,13 +162,13 @@ def test_a_manifest_that_lists_a_run_twice_is_refused(results):
 
 @pytest.mark.parametrize("line", ["{", "[]", json.dumps({"experiment": "vgg"})])
 def test_a_line_that_is_no_run_is_named(tmp_path, line):
-    (tmp_path / "manifest.jsonl").write_text(f"\n{line}\n")
+    write_sealed(tmp_path / "manifest.jsonl", f"\n{line}\n")
     with pytest.raises(UserError, match="line 2: not a run"):
         summary.read_manifest(tmp_path / "manifest.jsonl")
 
 
 def test_a_file_that_is_no_summary_is_refused(tmp_path):
-    (tmp_path / "s.csv").write_text("experiment,colour\nvgg,red\n")
+    write_sealed(tmp_path / "s.csv", "experiment,colour\nvgg,red\n")
     with pytest.raises(UserError, match="missing or unknown columns"):
         summary.read_rows(tmp_path / "s.csv")
 

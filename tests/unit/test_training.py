@@ -1,6 +1,7 @@
 import json
 import math
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import torch
 from kafnets.data import Dataset
 from kafnets.errors import UserError
 from kafnets.models import create_model
-from kafnets.training import checkpoint, nonfinite, train
+from kafnets.training import checkpoint, monitor, nonfinite, train
 from kafnets.training.adversaries import fbf, no_adversary
 from kafnets.training.augmentation import crop_flip
 from kafnets.training.loop import Interrupted, Training, initial_model, parameter_groups, run_fingerprint
@@ -262,10 +263,43 @@ def test_a_run_stopped_by_a_signal_ends_with_the_same_bits(dataset, tmp_path, mo
         with pytest.raises(Interrupted) as stopped:
             train(settings(), dataset, CPU, tmp_path / "stopped")
     assert stopped.value.exit_code == 143
+    assert position(tmp_path / "stopped", dataset) == ((step - 1) // 4, (step - 1) % 4 + 1)
     torch.manual_seed(99)  # whatever happened meanwhile
     resumed, again, _ = train(settings(), dataset, CPU, tmp_path / "stopped")
     assert same(weights(whole), weights(resumed))
-    assert [{**row, "seconds": 0} for row in again] == [{**row, "seconds": 0} for row in history]
+    assert without_seconds(again) == without_seconds(history)
+
+
+def position(path, dataset):
+    """The epoch and the step, from 0, at which a run will go on."""
+    found = checkpoint.read(path, run_fingerprint(settings(), dataset, CPU))["position"]
+    return found["epoch"], found["step"]
+
+
+def without_seconds(history):
+    return [{**row, "seconds": 0} for row in history]
+
+
+@pytest.mark.parametrize("measurement", ["clean_accuracy", "probe"])
+def test_a_signal_during_the_measurements_saves_the_epoch_before_them(
+    dataset, tmp_path, monkeypatch, measurement
+):
+    """They are made again, and end with the same bits and the same history."""
+    whole, history, _ = train(settings(), dataset, CPU, tmp_path / "whole")
+    measure = getattr(monitor, measurement)
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return measure(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(monitor, measurement, interrupted)
+        with pytest.raises(Interrupted):
+            train(settings(), dataset, CPU, tmp_path / "stopped")
+    epoch = {"clean_accuracy": 0, "probe": 1}[measurement]  # the first that makes it
+    assert position(tmp_path / "stopped", dataset) == (epoch, 4)
+    resumed, again, _ = train(settings(), dataset, CPU, tmp_path / "stopped")
+    assert same(weights(whole), weights(resumed)) and without_seconds(again) == without_seconds(history)
 
 
 def test_killed_at_random_moments_a_run_ends_with_the_same_bits(dataset, tmp_path, tally):
@@ -286,9 +320,8 @@ model, _, _ = train(json.loads((folder / "settings.json").read_text()), dataset,
                     folder / "state", checkpoint_seconds=0.0)
 torch.save(model.state_dict(), folder / "end.pt")
 """
-    delays = iter([0.2, 0.5, 0.9, 1.5])
-    kills = 0
-    while not (tmp_path / "end.pt").exists():
+
+    def start():
         process = subprocess.Popen(
             [sys.executable, "-c", code],
             env={**os.environ, "PYTHONPATH": str(SCRIPTS)},
@@ -296,18 +329,23 @@ torch.save(model.state_dict(), folder / "end.pt")
             stderr=subprocess.DEVNULL,
         )
         process.stdout.readline()
-        delay = next(delays, None)
-        if delay is None:
-            assert process.wait(timeout=300) == 0
-        else:
-            time.sleep(delay)
-            process.kill()
-            process.wait()
-            kills += 1
-    assert kills >= 1
-    tally.tried("kill -9 of a training", kills)
+        return process
+
+    def written():
+        return state.stat().st_mtime_ns if state.exists() else None
+
+    state, draw = tmp_path / "state", random.Random(0)
+    for _ in range(4):  # after a step at least, so that each goes on from another; there are 12
+        before, process = written(), start()
+        while written() == before:
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.05))
+        tally.tried("kill -9 of a training")
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    assert start().wait(timeout=300) == 0
     assert same(weights(whole), torch.load(tmp_path / "end.pt", weights_only=True))
-    tally.held("kill -9 of a training", kills)
+    tally.bits("kill -9 of a training", 4)
 
 
 # -- as on a GPU: nothing in a step waits for the device

@@ -18,7 +18,8 @@ rule card:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
-        sources=card_sources,
+        sources=lambda wildcards: card_sources(wildcards, "model"),
+        source_records=lambda wildcards: card_sources(wildcards, "record"),
         data=prepared_data,
         data_record=prepared_record,
         script=f"{SCRIPT}/card.py",
@@ -44,6 +45,7 @@ rule card:
     shell:
         "python {input.script} --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --data {input.data:q} --sources {input.sources:q}"
+        " --source-records {input.source_records:q}"
         " --record {output.record:q} --tensors {output.tensors:q} --batch-size {resources.batch_size}"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"
 

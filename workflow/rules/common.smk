@@ -26,6 +26,7 @@ from kafnets.config import (
     worst_case_attacks,
 )
 from kafnets.errors import UserError
+from kafnets.files import SEAL, write_sealed
 from kafnets.validation import check_keys, typed, validate
 from snakemake.utils import update_config
 
@@ -222,10 +223,10 @@ def attack_code(attack):
     )
 
 
-def source_models(wildcards):
-    """The weights that the attack of a cell crafts examples on: none for most attacks."""
+def source_files(wildcards, kind):
+    """The weights or records of the networks that the attack of a cell crafts examples on: none for most attacks."""
     return [
-        training_files((wildcards.experiment, name, wildcards.seed))["model"]
+        training_files((wildcards.experiment, name, wildcards.seed))[kind]
         for name in source_activations(
             config, wildcards.experiment, wildcards.activation, wildcards.attack
         )
@@ -233,6 +234,7 @@ def source_models(wildcards):
 
 
 # -- report.smk
+# Each with its checksum beside it, which who reads it compares: every table is made of these two.
 MANIFEST = f"{OUT}/manifest.jsonl"
 SUMMARY = f"{OUT}/summary.csv"
 TABLES = [
@@ -316,11 +318,6 @@ def manifest_line(cell, attacks=ATTACKS):
 
 def manifest():
     return "".join(json.dumps(manifest_line(cell)) + "\n" for cell in CELLS)
-
-
-def write_text(text, path, log):
-    Path(path).write_text(text)
-    Path(log).write_text(f"{path}: {text.count(chr(10))} lines\n")
 
 
 def settings_of_tables(wildcards):
@@ -425,12 +422,12 @@ def card_files(cell):
     return {"record": f"{path}.json", "tensors": f"{path}.safetensors"}
 
 
-def card_sources(wildcards):
-    """The networks of other activations, same experiment and seed, whose adversarial examples a card tries."""
+def card_sources(wildcards, kind):
+    """The weights or records of other activations, same experiment and seed, whose adversarial examples a card tries."""
     activations = config["experiments"][wildcards.experiment]["activations"]
     others = [name for name in activations if name != wildcards.activation]
     return [
-        training_files((wildcards.experiment, name, wildcards.seed))["model"]
+        training_files((wildcards.experiment, name, wildcards.seed))[kind]
         for name in others[: config["card"]["sources"]]
     ]
 

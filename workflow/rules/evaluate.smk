@@ -8,7 +8,8 @@ rule evaluate:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
-        sources=source_models,
+        sources=lambda wildcards: source_files(wildcards, "model"),
+        source_records=lambda wildcards: source_files(wildcards, "record"),
         data=prepared_data,
         data_record=prepared_record,
         script=f"{SCRIPT}/evaluate.py",
@@ -33,6 +34,7 @@ rule evaluate:
         code=lambda wildcards: attack_code(wildcards.attack),
     shell:
         "python {input.script} --settings {params.settings:q} --model {input.model:q}"
-        " --sources {input.sources:q} --model-record {input.model_record:q} --data {input.data:q}"
+        " --model-record {input.model_record:q} --sources {input.sources:q}"
+        " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"

@@ -47,9 +47,13 @@ rule convert_published:
     resources:
         mem_mb=4000,
         runtime="30m",
+    params:
+        sha256=lambda wildcards: config["data"]["published"]["archives"][
+            wildcards.activation
+        ]["sha256"],
     shell:
         "python {input.script} --row {wildcards.activation} --archive {input.archive:q}"
-        " --output {output:q} > {log:q} 2>&1"
+        " --sha256 {params.sha256:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule import_published:

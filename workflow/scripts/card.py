@@ -17,7 +17,7 @@ from kafnets.device import resolve
 from kafnets.diagnostics import card, checks
 from kafnets.errors import UserError
 from kafnets.evaluation import in_memory
-from kafnets.files import atomic_path, read_json, sha256, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.models import load_model
 from kafnets.progress import line
 from safetensors.torch import save
@@ -31,6 +31,7 @@ def main():
     parser.add_argument("--model-record", required=True, type=Path, help="the record of these weights")
     parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
     parser.add_argument("--sources", nargs="*", default=[], help="networks whose adversarial examples to try")
+    parser.add_argument("--source-records", nargs="*", default=[], help="their records, in their order")
     parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
     parser.add_argument("--record", required=True, type=Path, help="written: figures and checks")
     parser.add_argument("--tensors", required=True, type=Path, help="written: what the pictures show")
@@ -41,14 +42,22 @@ def main():
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
     device = resolve(arguments.device)
-    model_record = read_json(arguments.model_record)
-    if model_record.get("model_sha256") != sha256(arguments.model):
+    if len(arguments.sources) != len(arguments.source_records):
         raise UserError(
-            f"{arguments.model}: not the weights that {arguments.model_record} tells of; train again"
+            f"--source-records: expected {len(arguments.sources)} files, found "
+            f"{len(arguments.source_records)}; write one for each of --sources, in their order"
         )
+    with alone(arguments.record):
+        run(arguments, settings, device)
+
+
+def run(arguments, settings, device):
+    """Measures and writes."""
+    model_record = records.of_weights(arguments.model_record, arguments.model)
+    for source, record in zip(arguments.sources, arguments.source_records, strict=True):
+        records.of_weights(record, source)
     model = load_model(arguments.model, device)
     dataset = load(arguments.data, test_examples=settings["examples"])
-
     started, clock = records.now(), time.perf_counter()
     images, labels = dataset.test_images, dataset.test_labels
     (figures, tensors), _ = in_memory(

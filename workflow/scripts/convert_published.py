@@ -1,7 +1,7 @@
 """Converts an archive of the thesis's author, a network saved by Keras, to safetensors.
 
     python workflow/scripts/convert_published.py --row kaf_elu --archive resnet20_kafelu_ocrob_lrf.zip \\
-        --output resnet20_kafelu_ocrob_lrf.safetensors
+        --sha256 0123... --output resnet20_kafelu_ocrob_lrf.safetensors
 
 The only place that needs TensorFlow (envs/convert.yaml). It reads the variables; nothing of the saved program
 is run.
@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy
 from kafnets import cli, published
 from kafnets.errors import UserError
-from kafnets.files import atomic_path
+from kafnets.files import atomic_path, sha256
 from safetensors.numpy import save
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"
+_FILES = ("variables.index", "variables.data-00000-of-00001")
 _MOST_BYTES = 10_000_000
 
 
@@ -28,9 +29,11 @@ def main():
     )
     parser.add_argument("--row", required=True, choices=published.SHA256, help="whose network it is")
     parser.add_argument("--archive", required=True, type=Path, help="the author's .zip")
+    parser.add_argument("--sha256", required=True, help="the archive's checksum, hexadecimal")
     parser.add_argument("--output", required=True, type=Path, help="written: the tensors, .safetensors")
     arguments = parser.parse_args()
 
+    check_archive(arguments.archive, arguments.sha256)
     with tempfile.TemporaryDirectory() as folder:
         tensors = convert(arguments.row, extract(arguments.archive, Path(folder)), arguments.archive)
     published.check(arguments.row, tensors, arguments.archive)
@@ -39,22 +42,48 @@ def main():
         temporary.write_bytes(save(tensors, metadata))
 
 
+def check_archive(archive, expected):
+    """Checks that an archive is the one that is meant, before a byte of it is looked at.
+
+    Raises:
+        UserError: when it is absent or another.
+    """
+    try:
+        found = sha256(archive)
+    except OSError as error:
+        raise UserError(f"{archive}: cannot be read: {error.strerror}; fetch it again") from None
+    if found != expected:
+        raise UserError(f"{archive}: its SHA-256 is {found}, expected {expected}; fetch it again")
+
+
 def extract(archive, folder):
-    """Writes the variables in the archive to `folder`; returns the prefix that TensorFlow reads."""
+    """Writes the variables in the archive to `folder`; returns the prefix that TensorFlow reads.
+
+    Only files of two known names are written, and no more than so many bytes, whatever the archive says.
+
+    Raises:
+        UserError: when they are not there, are too large or damaged.
+    """
     try:
         with zipfile.ZipFile(archive) as file:
             for member in file.infolist():
                 inner, _, name = member.filename.rpartition("/")
-                if not inner.endswith("/variables") or not name:
-                    continue
-                if member.file_size > _MOST_BYTES:
-                    raise UserError(f"{archive}: {member.filename} is too large to be these weights")
-                (folder / name).write_bytes(file.read(member))
-    except (OSError, zipfile.BadZipFile) as error:
+                if inner.endswith("/variables") and name in _FILES:
+                    (folder / name).write_bytes(_content(file, member))
+    except Exception as error:  # zipfile lets through whatever a damaged archive makes of its decoders
         raise UserError(f"{archive}: cannot read the archive ({error}); fetch it again") from None
-    if not (folder / "variables.index").is_file():
-        raise UserError(f"{archive}: holds no variables of a saved model; fetch it again")
+    for name in _FILES:
+        if not (folder / name).is_file():
+            raise UserError(f"{archive}: holds no {name} of a saved model; fetch it again")
     return folder / "variables"
+
+
+def _content(file, member):
+    with file.open(member) as stream:
+        content = stream.read(_MOST_BYTES + 1)
+    if len(content) > _MOST_BYTES:
+        raise ValueError(f"{member.filename} is too large to be these weights")
+    return content
 
 
 def convert(row, prefix, source):

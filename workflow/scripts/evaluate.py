@@ -14,7 +14,7 @@ from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.errors import UserError
 from kafnets.evaluation import IDENTITY, AttackProgress, evaluate
-from kafnets.files import atomic_path, read_json, sha256, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.models import load_model
 from kafnets.progress import line
 from safetensors.torch import save
@@ -35,6 +35,9 @@ def main():
         default=[],
         help="weights of the other models that the attack uses, in the order of the settings' sources",
     )
+    parser.add_argument(
+        "--source-records", nargs="*", type=Path, default=[], help="the records of --sources, in their order"
+    )
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
     parser.add_argument("--verdicts", required=True, type=Path, help="written: one verdict per image")
     parser.add_argument("--batch-size", type=positive, help="images per forward pass (no effect on verdicts)")
@@ -44,24 +47,42 @@ def main():
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
     device = resolve(arguments.device or settings.get("device", "auto"))
-    model_sha256 = weights_checksum(arguments.model, arguments.model_record)
-    model = load_model(arguments.model, device)
     names = settings.get("sources", [])
     if len(names) != len(arguments.sources):
         raise UserError(
             f"--sources: expected the weights of {', '.join(names) or 'no model'}, found "
             f"{len(arguments.sources)} files; write one for each of the settings' sources, in their order"
         )
-    sources = {
-        name: weights_checksum(path, None) for name, path in zip(names, arguments.sources, strict=True)
-    }
+    if len(arguments.source_records) not in (0, len(names)):
+        raise UserError(
+            f"--source-records: expected {len(names)} files, found {len(arguments.source_records)}; "
+            "write one for each of --sources, in their order"
+        )
+    source_records = arguments.source_records or [None] * len(names)
     dataset = load(arguments.data, test_examples=settings.get("test_examples"))
+    with alone(arguments.record) as waited:
+        facts = {
+            "settings": settings,
+            "data_sha256": dataset.sha256,
+            "model_sha256": weights_checksum(arguments.model, arguments.model_record),
+            "source_sha256": {
+                name: weights_checksum(*pair)
+                for name, *pair in zip(names, arguments.sources, source_records, strict=True)
+            },
+        }
+        if waited and records.tells_of(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}):
+            line("the other process has judged it")
+        else:
+            run(arguments, settings, dataset, device, facts)
 
+
+def run(arguments, settings, dataset, device, facts):
+    """Judges and writes; `facts` are what the record says of its inputs."""
     name = settings.get("attack", settings.get("method", "attack"))
     progress = AttackProgress(f"{name} on {arguments.model.parent}")
     started = records.now()
     figures, verdicts = evaluate(
-        model,
+        load_model(arguments.model, device),
         dataset.test_images,
         dataset.test_labels,
         settings,
@@ -81,14 +102,12 @@ def main():
         {
             "kind": "evaluation",
             **{key: settings.get(key) for key in IDENTITY},
-            "settings": settings,
             **figures,
             "peak_memory_bytes": records.peak_memory_bytes(device),
             "environment": records.environment(device),
             "started": started,
             "finished": records.now(),
-            "model_sha256": model_sha256,
-            "source_sha256": sources,
+            **facts,
             "verdicts_sha256": sha256(arguments.verdicts),
         },
     )
@@ -102,14 +121,13 @@ def positive(text):
     return value
 
 
-def weights_checksum(model, record):
-    """The SHA-256 of the weights, compared with the training's record when there is one to compare with."""
-    if not model.is_file():
-        raise UserError(f"no such file of weights: {model}")
-    found = sha256(model)
-    if record is not None and read_json(record).get("model_sha256") != found:
-        raise UserError(f"{model}: not the weights that {record} tells of; train again or restore the file")
-    return found
+def weights_checksum(weights, record):
+    """The SHA-256 of the weights, which must be those of the record when there is one."""
+    if record is not None:
+        return records.of_weights(record, weights)["model_sha256"]
+    if not weights.is_file():
+        raise UserError(f"no such file of weights: {weights}")
+    return sha256(weights)
 
 
 if __name__ == "__main__":

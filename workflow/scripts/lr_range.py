@@ -8,7 +8,7 @@ import torch
 from kafnets import cli, records
 from kafnets.data import load
 from kafnets.device import resolve
-from kafnets.files import atomic_path, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.training.lr_range import lr_range, suggest
 
 
@@ -25,6 +25,12 @@ def main():
     settings = cli.settings_argument(arguments.settings)
     device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
+    with alone(arguments.json):
+        run(arguments, settings, dataset, device)
+
+
+def run(arguments, settings, dataset, device):
+    """Tests and writes."""
     rows = lr_range(settings, dataset, device)
     with atomic_path(arguments.csv) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["step", "learning_rate", "loss", "smoothed_loss"])
@@ -39,9 +45,10 @@ def main():
             "environment": records.environment(device),
             "finished": records.now(),
             "suggested": suggest(rows),
+            "data_sha256": dataset.sha256,
+            "csv_sha256": sha256(arguments.csv),
         },
     )
-    return 0
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 import argparse
 
 import torch
-from kafnets import cli
-from kafnets.errors import UserError
-from kafnets.files import read_json, sha256
+from kafnets import cli, records
 from kafnets.models import load_model
 from kafnets.plots import kafs, style
 from kafnets.training import initial_model
@@ -20,9 +18,7 @@ def main():
     arguments = parser.parse_args()
 
     torch.set_num_threads(1)  # sums in one order, so that a rerun gives the same bytes
-    record = read_json(arguments.record)
-    if record.get("model_sha256") != sha256(arguments.model):
-        raise UserError(f"{arguments.model}: not the weights that {arguments.record} tells of; train again")
+    record = records.of_weights(arguments.record, arguments.model)
     layers = kafs.shapes(initial_model(record["settings"]), load_model(arguments.model))
     style.save(kafs.draw(layers, record["activation"]), arguments.pdf, arguments.png)
 

@@ -2,10 +2,11 @@
 
 import argparse
 import csv
+from pathlib import Path
 
 from kafnets import cli
 from kafnets.errors import UserError
-from kafnets.files import read_json
+from kafnets.files import read_json, sha256
 from kafnets.plots import lr_range, style
 
 
@@ -22,6 +23,8 @@ def main():
     tests = []
     for losses, path in zip(arguments.csv, arguments.json, strict=True):
         record = read_json(path)
+        if not Path(losses).is_file() or sha256(losses) != record.get("csv_sha256"):
+            raise UserError(f"{losses}: its checksum is not the one in {path}; delete both to test again")
         tests.append((record["activation"], read_losses(losses), record["suggested"]))
     style.save(lr_range.draw(tests), arguments.pdf, arguments.png)
 

@@ -14,7 +14,7 @@ import torch
 from kafnets import cli, records
 from kafnets.data import load
 from kafnets.device import resolve
-from kafnets.files import atomic_path, sha256, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.models import save_model
 from kafnets.training import train
 from kafnets.training.loop import Interrupted, run_fingerprint
@@ -40,6 +40,24 @@ def main():
     device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
     checkpoint_path = arguments.model.parent / f"resume-{run_fingerprint(settings, dataset, device)}.ckpt"
+    with alone(arguments.record) as waited:
+        if waited and is_trained(arguments, settings, dataset):
+            print("the other process has trained it")
+            return 0
+        return run(arguments, settings, dataset, device, checkpoint_path)
+
+
+def is_trained(arguments, settings, dataset):
+    """Whether the files that this call shall write are there, whole."""
+    return records.tells_of(
+        arguments.record,
+        {"settings": settings, "data_sha256": dataset.sha256},
+        {"model_sha256": arguments.model, "history_sha256": arguments.history},
+    )
+
+
+def run(arguments, settings, dataset, device, checkpoint_path):
+    """Trains and writes; the exit code."""
     started = records.now()
     try:
         model, history, facts = train(settings, dataset, device, checkpoint_path)
@@ -68,15 +86,7 @@ def main():
         },
     )
     checkpoint_path.unlink(missing_ok=True)
-    remove_leftovers(checkpoint_path, arguments.model, arguments.history, arguments.record)
     return 0
-
-
-def remove_leftovers(*paths):
-    """What a process left that was killed while it wrote one of these files."""
-    for path in paths:
-        for leftover in path.parent.glob(f".{path.name}.*"):
-            leftover.unlink(missing_ok=True)
 
 
 def write_history(path, history):

@@ -1,28 +1,38 @@
 """What the command lines of workflow/scripts share."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
-from .errors import UserError
+from .errors import UserError, is_out_of_memory
 
 
 def run(main):
     """Runs a script's `main` and ends the process: exit code 2 and one line on the user's own errors."""
     try:
-        sys.exit(main())
+        code = main()
+        sys.stdout.flush()  # a log on a full disk: better an error than an output that nobody told of
+        sys.exit(code)
     except UserError as error:
-        message = " ".join(str(error).split())
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for its name alone
+        _end(f"error: {error}", 2)
+    except OSError as error:  # a disk that is full, or fails
+        _end(f"error: {error}", 2)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        print(f"error: out of memory: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        _end(f"error: out of memory: {error}", 2)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        _end("interrupted", 130)
+
+
+def _end(message, code):
+    try:
+        print(" ".join(message.split()), file=sys.stderr, flush=True)
+        sys.stdout.flush()
+    except OSError:
+        os._exit(code)  # the log is on that disk: nothing can be said, and Python's own end would fail too
+    sys.exit(code)
 
 
 def settings_argument(text):

@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict
 from .config import fraction
-from .errors import UserError
+from .errors import UserError, is_out_of_memory
 from .folding import folded
 from .progress import bar, duration, line
 from .registry import ATTACKS, lookup
@@ -130,8 +130,10 @@ def in_memory(compute, batch_size):
     while True:
         try:
             return compute(batch_size), batch_size
-        except torch.OutOfMemoryError:
-            pass  # what follows is out of the handler: its traceback holds the tensors of the failed pass
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # out of the handler: its traceback holds the tensors of the failed pass
         if batch_size == 1:
             raise UserError(
                 "the device's memory does not hold a single image; run fewer jobs on it at a time"

@@ -8,6 +8,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from .errors import UserError
+from .files import read_json, sha256
+
 
 def environment(device=None):
     """The software and hardware of this process.
@@ -34,6 +37,36 @@ def environment(device=None):
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         )
     return facts
+
+
+def of_weights(path, weights):
+    """The record in the file `path`, of a network whose weights are in the file `weights`.
+
+    Raises:
+        UserError: when one is absent or damaged, or they are other weights than the record tells of.
+    """
+    if not Path(weights).is_file():
+        raise UserError(f"no such file of weights: {weights}")
+    record = read_json(path)
+    if record.get("model_sha256") != sha256(weights):
+        raise UserError(f"{weights}: not the weights that {path} tells of; train again or restore the file")
+    return record
+
+
+def tells_of(path, facts, files):
+    """Whether the file `path` holds a whole record with these keys, and of these files as they are.
+
+    Args:
+        path (Path): the record.
+        facts (dict): keys and their values.
+        files (dict): keys whose values are checksums, and whose.
+    """
+    try:
+        record = read_json(path)
+        facts = {**facts, **{key: sha256(file) for key, file in files.items()}}
+    except (UserError, OSError):
+        return False
+    return all(key in record and record[key] == value for key, value in facts.items())
 
 
 def processor():

@@ -6,6 +6,7 @@ cannot slip into a table.
 """
 
 import csv
+import io
 import json
 import math
 import statistics
@@ -18,7 +19,7 @@ from safetensors.numpy import load_file
 
 from .config import WORST_CASE
 from .errors import UserError
-from .files import CHECKSUM, atomic_path, read_json, sha256
+from .files import read_json, read_sealed, sha256, write_sealed
 from .registry import ACTIVATIONS
 from .statistics import worst_case
 
@@ -115,14 +116,11 @@ def read_manifest(path, experiment=None):
     """The runs that a manifest lists (only those of `experiment`, when one is named), in its order.
 
     Raises:
-        UserError: when the file is absent, a line is not a run, a run is listed twice or none is left.
+        UserError: when the file is absent or damaged, a line is not a run, a run is listed twice or none is
+            left.
     """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the manifest: {error.strerror}") from None
     runs = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_sealed(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -175,7 +173,7 @@ def read_history(run):
     record = training_record(run)
     last = record["final"]["epoch"]
     rows = _read_csv(run.history)
-    if record.get("history_sha256", sha256(run.history)) != sha256(run.history):
+    if record.get("history_sha256") != sha256(run.history):
         raise UserError(f"{run.history}: its checksum is not the one in {run.training_record}; train again")
     try:
         history = {
@@ -243,21 +241,22 @@ def attempt(missing, name, function, *arguments):
 
 
 def write_rows(path, rows):
-    """Writes summary.csv, atomically."""
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Writes summary.csv and its checksum, atomically."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_sealed(path, text.getvalue())
 
 
 def read_rows(path, experiment=None):
     """The rows of summary.csv with their types (an empty field is None), all or those of one experiment.
 
     Raises:
-        UserError: when the file is absent or has other columns.
+        UserError: when the file is absent, damaged or has other columns.
     """
     rows = []
-    for number, row in enumerate(_read_csv(path), 2):
+    for number, row in enumerate(csv.DictReader(io.StringIO(read_sealed(path))), 2):
         if set(row) != set(COLUMNS):
             different = ", ".join(map(str, set(row) ^ set(COLUMNS)))
             raise UserError(f"{path}: not a summary: missing or unknown columns: {different}")
@@ -401,15 +400,13 @@ def _adversary(settings):
 
 def _checked_record(path, identity, keys):
     record = read_json(path)
-    if not isinstance(record, dict):
-        raise UserError(f"{path}: not a record; delete it to have it made again")
     for key, expected in identity.items():
         if record.get(key) != expected:
             raise UserError(
                 f"{path}: {key} is {record.get(key)!r} where {expected!r} belongs; "
                 f"delete it to have it made again"
             )
-    absent = [key for key in (*keys, CHECKSUM) if key not in record]
+    absent = [key for key in keys if key not in record]
     if absent:
         raise UserError(f"{path}: lacks {', '.join(absent)}; delete it to have it made again")
     return record

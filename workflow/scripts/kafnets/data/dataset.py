@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from ..errors import UserError
-from ..files import atomic_path, read_json
+from ..files import atomic_path, json_text, read_json
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -58,7 +58,7 @@ def save(dataset, path, record):
     facts["sha256"] = hashlib.sha256(content).hexdigest()
     with atomic_path(path) as tensors_file, atomic_path(record) as record_file:
         tensors_file.write_bytes(content)
-        record_file.write_text(json.dumps(facts, indent=1) + "\n")
+        record_file.write_text(json_text(facts))
 
 
 def load(path, train_examples=None, test_examples=None):
@@ -107,7 +107,7 @@ def _verified(path, record):
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {again}") from None
     checksum = hashlib.sha256(content).hexdigest()
-    if not isinstance(facts, dict) or checksum != facts.get("sha256"):
+    if checksum != facts.get("sha256"):
         raise UserError(f"{path}: its checksum is not the one in its record; {again}")
     return content, checksum
 

@@ -7,9 +7,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ..errors import UserError
-from ..files import CHECKSUM, read_json, sha256
+from ..files import read_json, sha256
 
-KEYS = ("experiment", "activation", "seed", "settings", "figures", "checks", "tensors_sha256", CHECKSUM)
+KEYS = ("experiment", "activation", "seed", "settings", "figures", "checks", "tensors_sha256")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def read(path):
     """
     record = read_json(path)
     again = "delete it to have it made again"
-    if not isinstance(record, dict) or record.get("kind") != "card":
+    if record.get("kind") != "card":
         raise UserError(f"{path}: not an evaluation card; {again}")
     absent = [key for key in KEYS if key not in record]
     if absent:

@@ -74,18 +74,27 @@ def model_metadata(path):
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     if text is None:
         raise UserError(f"{path}: has no network description (was it written by kafnets.save_model?)")
-    return json.loads(text)
+    try:
+        specification = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: its network description is not JSON ({error})") from None
+    if not isinstance(specification, dict) or "architecture" not in specification:
+        raise UserError(f"{path}: its network description names no architecture")
+    return specification
 
 
 def load_model(path, device="cpu"):
     """The network that :func:`save_model` wrote to `path`, in evaluation mode on `device`.
 
     Raises:
-        UserError: when the file is not readable, or a tensor is missing, extra or of the wrong shape;
-            the message names the tensor.
+        UserError: when the file is not readable, its description is of no network, or a tensor is missing,
+            extra, of the wrong shape or type, or not finite; the message names the tensor.
     """
     specification = model_metadata(path)
-    model = create_model(**specification)
+    try:
+        model = create_model(**specification)
+    except Exception as error:  # what the constructors make of foreign arguments has no common error class
+        raise UserError(f"{path}: its network description is not usable ({error})") from None
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     load_tensors(model, tensors, path)
@@ -93,10 +102,11 @@ def load_model(path, device="cpu"):
 
 
 def load_tensors(model, tensors, source):
-    """Copies `tensors` (name to tensor) into `model`; every name and shape must agree.
+    """Copies `tensors` (name to tensor) into `model`; every name, shape and type must agree.
 
     Raises:
-        UserError: naming `source` and the first tensor that is missing, extra or of the wrong shape.
+        UserError: naming `source` and the first tensor that is missing, extra, of the wrong shape or type, or
+            not finite.
     """
     expected = model.state_dict()
     for name in sorted(expected.keys() - tensors.keys()):
@@ -109,5 +119,11 @@ def load_tensors(model, tensors, source):
                 f"{source}: tensor {name} has shape {tuple(tensor.shape)}, "
                 f"the network needs {tuple(expected[name].shape)}"
             )
+        if tensor.dtype != expected[name].dtype:
+            raise UserError(
+                f"{source}: tensor {name} is of {tensor.dtype}, the network needs {expected[name].dtype}"
+            )
+        if not tensor.isfinite().all():
+            raise UserError(f"{source}: tensor {name} holds NaN or infinite values")
     with torch.no_grad():
         model.load_state_dict(tensors)

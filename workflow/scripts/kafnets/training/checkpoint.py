@@ -12,6 +12,7 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_path
+from ..progress import line
 
 _MAGIC = b"kafnets-checkpoint-1\n"
 
@@ -31,17 +32,22 @@ def write(path, state):
 
 
 def read(path, expected_fingerprint):
-    """The state in the file `path`, or None when the file is absent or damaged.
+    """The state in the file `path`, or None when the file is absent, or damaged (a line says so).
 
     Raises:
-        UserError: when the file belongs to a run with other settings.
+        UserError: when the file cannot be read, or belongs to a run with other settings.
     """
     try:
         content = path.read_bytes()
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be read: {error.strerror}; mend that, or delete it to train from the start"
+        ) from None
     header, digest, body = content[: len(_MAGIC)], content[len(_MAGIC) :][:64], content[len(_MAGIC) + 65 :]
     if header != _MAGIC or hashlib.sha256(body).hexdigest().encode() != digest:
+        line(f"{path}: damaged, its checksum is another; training from the start")
         return None
     state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if state["fingerprint"] != expected_fingerprint:

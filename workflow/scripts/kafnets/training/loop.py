@@ -12,7 +12,7 @@ from torch.nn import functional
 from .. import progress
 from ..activations.functional import active_backend
 from ..config import fraction
-from ..errors import UserError
+from ..errors import UserError, is_out_of_memory
 from ..models import create_model
 from ..registry import ADVERSARIES, is_trainable, lookup
 from . import checkpoint, monitor, nonfinite
@@ -294,13 +294,16 @@ class Monitor:
         )
         self.clean = _floats(dataset.train_images[clean], device), dataset.train_labels[clean].to(device)
 
-    def __call__(self, model, epoch):
-        """The history's measured columns after `epoch`; the probe's are None in the epochs between."""
+    def __call__(self, model, epoch, after_pass):
+        """The history's measured columns after `epoch`; the probe's are None in the epochs between.
+
+        `after_pass` is called after every forward pass, and may raise: nothing is changed by then.
+        """
         row = {"probe_fgsm_accuracy": None, "probe_pgd_accuracy": None}
         if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
-            fgsm, full = monitor.probe(model, *self.held_out, self.eps, self.iterations)
+            fgsm, full = monitor.probe(model, *self.held_out, self.eps, self.iterations, after_pass)
             row = {"probe_fgsm_accuracy": fgsm, "probe_pgd_accuracy": full}
-        return {"clean_accuracy": monitor.clean_accuracy(model, *self.clean), **row}
+        return {"clean_accuracy": monitor.clean_accuracy(model, *self.clean, after_pass), **row}
 
 
 def _floats(images, device):
@@ -308,7 +311,7 @@ def _floats(images, device):
 
 
 class SignalFlag:
-    """Remembers a request to stop, so that the step under way can end (use as a context manager)."""
+    """Remembers a request to stop, so that the pass under way can end (use as a context manager)."""
 
     signals = (signal.SIGTERM, signal.SIGINT)
 
@@ -323,6 +326,11 @@ class SignalFlag:
 
     def _receive(self, number, _):
         self.received = number
+
+    def check(self, *_):
+        """Raises Interrupted when there was one."""
+        if self.received:
+            raise Interrupted(self.received)
 
 
 def run_fingerprint(settings, dataset, device):
@@ -407,18 +415,20 @@ def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, defer
                 if stop.received or time.monotonic() - last_save > checkpoint_seconds:
                     save(epoch, step + 1, sums, history)
                     last_save = time.monotonic()
-                if stop.received:
-                    raise Interrupted(stop.received)
+                stop.check()
             training.check()
             rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
-            row = _row(training, epoch, rate, sums, measure, clock, history)
+            try:
+                row = _row(training, epoch, rate, sums, measure, clock, history, stop.check)
+            except Interrupted:  # the measurements may take minutes on a CPU: they are made again
+                save(epoch, training.steps_per_epoch, sums, history)
+                raise
             history.append(row)
             first_step, sums = 0, torch.zeros_like(sums)
             save(epoch + 1, 0, sums, history)
             last_save = time.monotonic()
             progress.line(_describe(settings, row, epochs))
-            if stop.received:
-                raise Interrupted(stop.received)
+            stop.check()
     return (
         training.model,
         history,
@@ -434,8 +444,10 @@ def _step_in_memory(training, epoch, order, step, rate):
     """One step of an epoch; when it does not fit an error, for a smaller batch is another training."""
     try:
         return training.step(training.chosen(order, step), rate)
-    except torch.OutOfMemoryError:
-        pass  # what follows is out of the handler: its traceback holds the tensors of the failed pass
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    # out of the handler: its traceback holds the tensors of the failed pass
     size = training.options["batch_size"]
     fitting = fitting_batch_size(training, order)
     found = f"{fitting} would fit (a step was tried)" if fitting else "2 do not fit either"
@@ -459,10 +471,12 @@ def fitting_batch_size(training, order):
         try:
             training.update(*training.batch(training.chosen(order, 0)))
             return size
-        except torch.OutOfMemoryError:
-            size //= 2
         except UserError:  # not finite, but computed
             return size
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            size //= 2
     return None
 
 
@@ -476,9 +490,9 @@ class _Clock:
         return self.before + time.monotonic() - self.start
 
 
-def _row(training, epoch, rate, sums, measure, clock, history):
+def _row(training, epoch, rate, sums, measure, clock, history, after_pass):
     seen, loss, correct, norm = sums.tolist()
-    measured = measure(training.model, epoch)
+    measured = measure(training.model, epoch, after_pass)
     return {
         "epoch": epoch + 1,
         "phase": "cycle" if epoch < training.options["epochs"] else "tail",

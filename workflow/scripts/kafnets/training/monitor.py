@@ -10,7 +10,7 @@ COLLAPSE_RATIO = 0.5
 COLLAPSE_GAP = 0.2
 
 
-def probe(model, images, labels, eps, iterations):
+def probe(model, images, labels, eps, iterations, after_pass=None):
     """FGSM and PGD accuracy of `model` on a fixed batch, both from the same random start.
 
     Args:
@@ -18,25 +18,26 @@ def probe(model, images, labels, eps, iterations):
         images, labels (Tensor): float :math:`(N, C, H, W)` in [0, 1] and int64 :math:`(N)`.
         eps (float): radius, in units of [0, 1].
         iterations (int): PGD steps of eps / 4.
+        after_pass (callable, optional): called after every forward pass.
 
     Returns:
         (float, float): the two accuracies in [0, 1].
     """
-    fgsm = pgd(model, images, labels, eps=eps, step=1.25 * eps, iterations=1, early_stop=False)
-    full = pgd(model, images, labels, eps=eps, step=eps / 4, iterations=iterations, early_stop=False)
+    common = {"eps": eps, "early_stop": False, "progress": after_pass}
+    fgsm = pgd(model, images, labels, step=1.25 * eps, iterations=1, **common)
+    full = pgd(model, images, labels, step=eps / 4, iterations=iterations, **common)
     return fgsm.robust.float().mean().item(), full.robust.float().mean().item()
 
 
 @torch.no_grad()
-def clean_accuracy(model, images, labels, batch_size=500):
+def clean_accuracy(model, images, labels, after_pass, batch_size=500):
     """Accuracy in evaluation mode; the model is put back into the mode it was in."""
-    training = model.training
+    training, correct = model.training, 0
     model.eval()
     try:
-        correct = sum(
-            (model(part).argmax(1) == target).sum().item()
-            for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        )
+        for part, target in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            correct += (model(part).argmax(1) == target).sum().item()
+            after_pass()
     finally:
         model.train(training)
     return correct / len(labels)
