@@ -45,7 +45,7 @@ reliability: $(VENV)/.dev
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev
-	python -m benchmarks.kaf --device cpu --threads 1 --no-compile
+	python -m benchmarks.kaf --device cpu --threads 1
 	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
 	python -m benchmarks.training --device cpu --images 256
 	python -m benchmarks.grid
