@@ -5,7 +5,7 @@
     python -m benchmarks.gpu grid --minutes 9       # the thesis's grid: again and again, until it is complete
     python -m benchmarks.gpu table                  # what all calls so far have found
 
-The folder is --output, else the environment's OUT, else results/benchmarks. The table comes last in every
+The folder is --output, else the environment's OUT, else results/benchmarks/gpu. The table comes last in every
 call. The grid itself lies in --results; its records, histories and tables are copied into the folder.
 """
 
@@ -44,7 +44,9 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stages", nargs="+", choices=STAGES, metavar="STAGE", help=", ".join(STAGES))
-    parser.add_argument("--output", type=Path, default=Path(os.environ.get("OUT") or "results/benchmarks"))
+    parser.add_argument(
+        "--output", type=Path, default=Path(os.environ.get("OUT") or "results/benchmarks/gpu")
+    )
     parser.add_argument("--results", default="results", help="where the grid lies, made or not")
     parser.add_argument("--model", type=Path, help="for attack (default: the grid's ELU ResNet20)")
     parser.add_argument("--data", type=Path, help="prepared CIFAR-10 (default: the grid's)")
@@ -161,14 +163,13 @@ def grid(arguments):
     command = [sys.executable, "-m", "snakemake", "--cores", str(arguments.cores)]
     command += ["--resources", f"gpu={arguments.jobs}"]
     command += ["--config", "device=cuda", f"output={arguments.results}"]
-    started, complete = time.perf_counter(), False
+    started, in_time, complete = time.perf_counter(), True, False
     process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
     try:
         complete = process.wait(60 * arguments.minutes if arguments.minutes else None) == 0
     except subprocess.TimeoutExpired:
-        os.killpg(
-            process.pid, signal.SIGINT
-        )  # as Ctrl-C: the trainings write checkpoints and go on from them
+        in_time = False
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C: trainings write checkpoints, and go on from them
         process.wait()
     results, copy = Path(arguments.results), arguments.output / "thesis"
     kept = ("models/**/record.json", "models/**/history.csv", "evaluations/**/*.json", "*.csv", "tables/*.*")
@@ -178,10 +179,10 @@ def grid(arguments):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
     row = {"seconds": time.perf_counter() - started, "complete": complete, "jobs_at_a_time": arguments.jobs}
-    path = arguments.output / "grid.json"
+    path = arguments.output / "thesis.json"
     calls = [*(read_json(path)["calls"] if path.is_file() else []), row]
-    write_json(path, {"benchmark": "grid", "calls": calls})
-    return complete or bool(arguments.minutes)
+    write_json(path, {"benchmark": "thesis", "calls": calls})
+    return complete or not in_time
 
 
 def called(module, *command):
@@ -241,9 +242,9 @@ def _attack_figures(content):
         )
 
 
-def _grid_figures(content):
+def _thesis_figures(content):
     calls = content["calls"]
-    yield "thesis grid", f"{sum(call['seconds'] for call in calls):.0f} s in {len(calls)} calls"
+    yield "grid", f"{sum(call['seconds'] for call in calls):.0f} s in {len(calls)} calls"
     yield "complete", calls[-1]["complete"]
 
 
@@ -252,7 +253,7 @@ FIGURES = {
     "kaf": _kaf_figures,
     "training": _training_figures,
     "attack": _attack_figures,
-    "grid": _grid_figures,
+    "thesis": _thesis_figures,
 }
 
 
