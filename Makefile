@@ -63,7 +63,7 @@ bench-gpu: $(VENV)/.dev $(DATA) $(MODEL)
 thesis-gpu: $(VENV)/.runtime
 	python -m benchmarks.gpu grid --cores $(CORES)
 
-results/data/%.safetensors results/models/%/model.safetensors: | $(VENV)/.runtime
+$(DATA) $(MODEL): | $(VENV)/.runtime
 	snakemake --cores $(CORES) --config device=cuda -- $@
 
 venv: $(VENV)/.runtime
