@@ -27,6 +27,7 @@ _ELEMENTS = 2048  # of a tile
 _CHANNELS = 16  # of a tile at most, where the channels lie side by side in memory
 _GROUP = 10  # points that share exponentials
 _WARPS = 8  # 8 elements a thread: more do not fit its registers in the backward kernel
+_REGISTERS = 128  # of a thread: two blocks fit a multiprocessor (left alone, the compiler takes 147)
 
 
 @functools.cache
@@ -163,6 +164,7 @@ def _launch(x, alpha, dictionary, bandwidth):
         "BLOCK_P": block_p,
         "BLOCK_C": block_c,
         "num_warps": _WARPS,
+        "maxnreg": _REGISTERS,
     }
     return (-(-batch * positions // block_p), -(-channels // block_c)), arguments
 
