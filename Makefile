@@ -10,7 +10,7 @@ CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-slurm lint audit reliability venv lock bench bench-gpu clean
+.PHONY: demo test test-all test-slurm lint audit reliability venv lock bench bench-gpu thesis-gpu clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
@@ -55,18 +55,27 @@ reliability: $(VENV)/.dev
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev
-	python -m benchmarks.kaf --device cpu --threads 1 --no-compile
+	python -m benchmarks.kaf --device cpu --threads 1
 	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
 	python -m benchmarks.training --device cpu --images 256
 	python -m benchmarks.grid
 	python -m benchmarks.grid --target models --trainings 10005 --repeats 1 --output results/benchmarks/grid_models.json
 
-# a GPU's part: kernels, PGD-50-10 and training beside their peers, several trainings at a time
-bench-gpu: $(VENV)/.dev
-	python -m benchmarks.kaf --device cuda
-	python -m benchmarks.attack --device cuda --images 10000 --iterations 50 --restarts 10 --batch-size 1000 \
-	    --repeats 1 --json results/benchmarks/attack.json
-	python -m benchmarks.training --device cuda --jobs 1 2 4 8
+# a GPU's part, in two times under ten minutes: kernels, training, jobs that share the GPU; then PGD-50-10. MODEL and
+# DATA are the pipeline's own (made here if absent, as part of the grid) or any others
+MODEL ?= results/models/resnet20/elu/seed0/model.safetensors
+DATA ?= results/data/cifar10.safetensors
+
+bench-gpu: $(VENV)/.dev $(DATA) $(MODEL)
+	python -m benchmarks.gpu check kaf training --data $(DATA)
+	python -m benchmarks.gpu attack --model $(MODEL) --data $(DATA)
+
+# the thesis's grid, and what its records say, after the benchmarks' figures
+thesis-gpu: $(VENV)/.runtime
+	python -m benchmarks.gpu grid --cores $(CORES)
+
+$(DATA) $(MODEL): | $(VENV)/.runtime
+	snakemake --cores $(CORES) --config device=cuda -- $@
 
 venv: $(VENV)/.runtime
 

@@ -60,6 +60,11 @@ def main():
     else:
         dataset = prepare_digits()
         model = train_a_minute(dataset, arguments.activation, arguments.eps / 255, device)
+    if len(dataset.test_labels) < arguments.images:
+        parser.error(
+            f"--images {arguments.images}: {dataset.name} has {len(dataset.test_labels)} test images; write "
+            "--images with no more, or --model and --data"
+        )
     bytes_, labels = dataset.test_images[: arguments.images], dataset.test_labels[: arguments.images]
     case = Case(model, bytes_, labels, device, arguments)
     result = measure(case, contestants(), arguments.repeats)

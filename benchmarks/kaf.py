@@ -7,7 +7,8 @@ median over rounds of a contender's time over SiLU's in the same round. A conten
 median of five calls after one that is not counted. The plain formula, a hundred times as long, is called once
 a round, and after the others' rounds: it throws their data out of the caches and their memory back to the
 system, for which they would pay. A busy machine lengthens the longer runs more: the ratio of the fastest
-rounds stands beside it. `saved` is what autograd keeps between forward and backward, in sizes of the input.
+rounds stands beside it. On a GPU these times are the host's, who launches kernel by kernel; the device's own
+are those of the CUDA graph. `saved` is what autograd keeps between forward and backward, in sizes of the input.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from torch.autograd.graph import saved_tensors_hooks
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
 from kafnets import KAF
-from kafnets.activations.functional import kaf_plain
+from kafnets.activations.functional import active_backend, kaf_plain
 from kafnets.files import write_json
 from kafnets.records import environment
 
 SHAPES = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
-DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float16", "float32"]}
+DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
 
 
@@ -110,7 +111,7 @@ def saved_inputs(function, x):
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
         function(x)
-    return sum(storages.values()) / x.untyped_storage().nbytes()
+    return sum(storages.values()) / (x.numel() * x.element_size())
 
 
 def peak_inputs(function, parameters, x, grad):
@@ -118,15 +119,19 @@ def peak_inputs(function, parameters, x, grad):
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
     torch.autograd.grad(function(x), [x, *parameters], grad)
-    return (torch.cuda.max_memory_allocated() - before) / x.untyped_storage().nbytes()
+    return (torch.cuda.max_memory_allocated() - before) / (x.numel() * x.element_size())
 
 
 def measure(shape, batch, layout, dtype, device, repeats, compiled):
     """One row per contender, for one shape, layout and dtype."""
     torch.manual_seed(0)
-    x, grad = torch.randn(2, batch, *shape, device=device).to(getattr(torch, dtype)).unbind()
-    x = x.contiguous(memory_format=FORMATS[layout]).requires_grad_()
-    grad = grad.contiguous(memory_format=FORMATS[layout])
+    x, grad = (
+        torch.randn(batch, *shape, device=device)
+        .to(getattr(torch, dtype))
+        .contiguous(memory_format=FORMATS[layout])
+        for _ in range(2)
+    )
+    x.requires_grad_()
     runs = contenders(shape[0], device, compiled)
     slow = {name: run for name, run in runs.items() if name.startswith("plain")}
     fast = {name: run for name, run in runs.items() if name not in slow}
@@ -186,24 +191,32 @@ def main():
     parser.add_argument("--batch", type=int, nargs="+", help="default: 128, on a GPU 1024 too")
     parser.add_argument("--repeats", type=int, default=9, help="rounds (default 9)")
     parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile of the formula")
+    parser.add_argument("--dtypes", nargs="+", help="default: float32, on a GPU bfloat16 too")
+    parser.add_argument("--compile", action="store_true", help="torch.compile of the formula too: minutes")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/kaf.json"))
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     batches = args.batch or ([128, 1024] if args.device == "cuda" else [128])
-    print(f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, {args.repeats} rounds")
+    backend = active_backend(args.device)
+    if args.device == "cuda" and backend != "triton":
+        sys.exit(f"the KAF would run in {backend} code on this GPU, not in Triton's: see the message above")
+    print(
+        f"{torch.get_num_threads()} CPU threads, torch {torch.__version__}, {args.repeats} rounds, {backend}"
+    )
+    if args.device == "cuda":
+        print("only the last two columns are the GPU's own times; the others are the host's, who launches")
     rows = []
-    for dtype in DTYPES[args.device]:
+    for dtype in args.dtypes or DTYPES[args.device]:
         for layout in args.layouts:
             for batch in batches:
                 for shape in SHAPES:
                     torch.compiler.reset()
-                    new = measure(shape, batch, layout, dtype, args.device, args.repeats, not args.no_compile)
+                    new = measure(shape, batch, layout, dtype, args.device, args.repeats, args.compile)
                     print_rows(new)
                     rows += new
-    where = environment(torch.device(args.device))
+    where = {**environment(torch.device(args.device)), "kaf_backend": backend}
     write_json(args.output, {"benchmark": "kaf", "environment": where, "repeats": args.repeats, "rows": rows})
     print(f"\nwritten to {args.output}")
 

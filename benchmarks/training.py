@@ -6,8 +6,11 @@ Everyone trains a ResNet20 on the same number of images with batches of 128, ran
 several times over; the table shows medians, by the step and for an epoch of 50,000 images. With
 --fast-adversarial (a checkout of locuslab/fast_adversarial) its own train_fgsm.py runs beside, with this
 ResNet20 in the place of its network; apex, which it imports, is replaced by plain float32 where it is not
-installed. With --jobs k so many trainings share the device at the same time. Without --data the images are
-random: they train nothing, but take as long.
+installed. "eager loop" is the same training as a careful user writes it: data and crops on the device,
+channels-last, mixed precision, no waiting. With --epochs k, k epochs of `kafnets.training.train` are timed
+too: the monitor, the checkpoint and the last, smaller batch included; the first also pays for compilers and
+the CUDA graph and is left out of the median. With --jobs k so many trainings share the device at the same
+time. Without --data the images are random: they train nothing, but take as long.
 """
 
 import argparse
@@ -33,8 +36,10 @@ from kafnets.device import resolve
 from kafnets.evaluation import synchronize
 from kafnets.files import write_json
 from kafnets.models import create_model
+from kafnets.training import train
+from kafnets.training.augmentation import crop_flip
 from kafnets.training.graph import computing_on
-from kafnets.training.loop import Training
+from kafnets.training.loop import PRECISIONS, Training
 
 BATCH = 128
 EPS, STEP = 8 / 255, 10 / 255
@@ -50,6 +55,7 @@ def main():
     parser.add_argument("--images", type=int, help="of an epoch (default: 1024, on a GPU 50,000)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--precision", default="bfloat16", help="on a GPU: float32, bfloat16, float16")
+    parser.add_argument("--epochs", type=int, default=0, help="of a whole training, timed one by one")
     parser.add_argument("--jobs", type=int, nargs="*", default=[], help="trainings that share the device")
     parser.add_argument("--fast-adversarial", type=Path, metavar="CHECKOUT")
     parser.add_argument("--cifar10", type=Path, help="folder that holds cifar-10-batches-py, for it")
@@ -59,6 +65,8 @@ def main():
     arguments = parser.parse_args()
     if (arguments.fast_adversarial is None) != (arguments.cifar10 is None):
         parser.error("--fast-adversarial and --cifar10 go together")
+    if arguments.epochs == 1:
+        parser.error("--epochs 1: the first is left out of the median; write 2 or more")
     torch.set_num_threads(arguments.threads)
     device = resolve(arguments.device)
     count = arguments.images or (CIFAR10_TRAIN if device.type == "cuda" else 1024)
@@ -66,6 +74,8 @@ def main():
     case = Case(dataset, device, arguments.precision)
     rows = measure(contestants(case, arguments), case, arguments.repeats)
     print_table(rows, device)
+    activations = ("relu", "kaf") if arguments.epochs else ()
+    whole = [whole_epochs(case, activation, arguments.epochs) for activation in activations]
     shared = [sharing(arguments, dataset, device, jobs) for jobs in arguments.jobs]
     write_json(
         arguments.output,
@@ -75,6 +85,7 @@ def main():
             "images": count,
             "environment": records.environment(device),
             "contestants": rows,
+            "whole_epochs": whole,
             "sharing": shared,
         },
     )
@@ -172,6 +183,56 @@ def plain_loop(case):
     return epoch
 
 
+def eager_loop(case):
+    """Nothing left to do but the launches: data on the device, channels-last, mixed precision, no waiting."""
+    images, labels = case.dataset.train_images.to(case.device), case.dataset.train_labels.to(case.device)
+    model = create_model("resnet20", "relu").to(case.device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, weight_decay=0.001, foreach=True)
+    dtype = PRECISIONS[case.precision] if case.device.type == "cuda" else None
+    scaler = torch.amp.GradScaler(case.device.type, enabled=dtype is torch.float16)
+
+    def loss_of(pixels, classes):
+        with torch.autocast(case.device.type, dtype, enabled=dtype is not None):
+            output = model(pixels)
+        return output, functional.cross_entropy(output.float(), classes)
+
+    def epoch():
+        total = torch.zeros((), device=case.device)
+        order = torch.randperm(len(labels), device=case.device)
+        for rows in order[: case.steps * BATCH].split(BATCH):
+            pixels, classes = crop_flip(images[rows]).float().div_(255), labels[rows]
+            delta = torch.empty_like(pixels).uniform_(-EPS, EPS).requires_grad_()
+            (gradient,) = torch.autograd.grad(scaler.scale(loss_of(pixels + delta, classes)[1]), delta)
+            moved = (delta.detach() + STEP * gradient.sign()).clamp_(-EPS, EPS)
+            output, loss = loss_of((pixels + moved).clamp_(0, 1), classes)
+            optimizer.zero_grad()
+            scaler.scale(loss).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            total += loss.detach() * len(classes) + (output.argmax(1) == classes).sum()
+        return total.item()
+
+    return epoch
+
+
+def whole_epochs(case, activation, epochs):
+    """The seconds of each epoch of a training as the pipeline runs it."""
+    chosen = settings(activation, case.precision)
+    chosen["training"] |= {
+        "epochs": epochs,
+        "tail": {"epochs": 0, "learning_rate": RATE, "halve_every": 1},
+        "monitor": {"eps": "8/255", "examples": 128, "iterations": 10, "every": 1},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        _, history, _ = train(chosen, case.dataset, case.device, Path(folder) / "checkpoint")
+    seconds = [row["seconds"] for row in history]
+    row = {"activation": activation, "seconds": seconds, "median": statistics.median(seconds[1:])}
+    print(
+        f"a whole training, {activation}: {row['median']:.2f} s an epoch of {len(case.dataset.train_labels)}"
+    )
+    return row
+
+
 class _Pictures(torch.utils.data.Dataset):
     """The images as torchvision's CIFAR10 hands them out."""
 
@@ -245,7 +306,12 @@ def _in_their_place(checkout, case):
 
 def contestants(case, arguments):
     """Name -> function that trains one epoch."""
-    chosen = {"kafnets relu": ours("relu"), "kafnets kaf": ours("kaf"), "plain loop relu": plain_loop}
+    chosen = {
+        "kafnets relu": ours("relu"),
+        "kafnets kaf": ours("kaf"),
+        "eager loop relu": eager_loop,
+        "plain loop relu": plain_loop,
+    }
     if arguments.fast_adversarial:
         chosen["fast_adversarial relu"] = published_code(arguments.fast_adversarial, arguments.cifar10)
     return {name: prepare(case) for name, prepare in chosen.items()}

@@ -1,6 +1,8 @@
 """The losses, norms, targets and momentum of PGD, against an independent library and literal loops."""
 
 import math
+import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -149,3 +151,40 @@ def test_wrong_variants_are_named(arguments, name):
     images, labels = a_set(net)
     with pytest.raises(ValueError, match=name):
         pgd(net, images, labels, eps=EPS, step=STEP, iterations=1, **arguments)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"momentum": 0.9}, {"targets": 2}, {"early_stop": False}])
+@pytest.mark.parametrize("batch_size", [7, 48])
+def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch, batch_size, arguments):
+    """As with a CUDA graph, which no slot can leave: the steps are ordinary ones, on all rows."""
+    module = sys.modules[pgd.__module__]
+    net = small_net()
+    images, labels = a_set(net)
+    settings = {"eps": EPS, "step": STEP, "iterations": 5, "restarts": 3, **arguments}
+    plain = pgd(net, images, labels, batch_size=batch_size, **settings)
+    make, sizes, padded = module._step_of, [], []
+
+    class Graph(module._Replayed):
+        graph = True
+
+        def __init__(self, step, slots):
+            self.step, self.slots, self.usable = step, slots, True
+            sizes.append(slots)
+
+        def __call__(self, slot):
+            assert len(slot["points"]) == self.slots
+            padded.append(self.slots)
+            return self.step(slot)
+
+    def always_a_graph(model, rule, slots, passes):
+        return Graph(make(model, rule, slots, 0), slots)
+
+    monkeypatch.setattr(module, "_step_of", always_a_graph)
+    replayed = pgd(net, images, labels, batch_size=batch_size, **settings)
+    assert torch.equal(plain.robust, replayed.robust) and torch.equal(plain.clean, replayed.clean)
+    torch.testing.assert_close(plain.adversarial, replayed.adversarial)
+    assert (plain.queries, plain.gradients) == (replayed.queries, replayed.gradients)
+    assert plain.accuracy_by_iteration == replayed.accuracy_by_iteration
+    assert all(2 * smaller <= larger for larger, smaller in pairwise(sizes))
+    if arguments.get("early_stop", True):
+        assert sum(padded) > plain.gradients  # rows nobody asks about

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,29 @@ def test_verdicts_are_the_networks_own_not_the_fast_copys(net, test_set, monkeyp
     assert torch.equal(verdicts["clean"].bool(), expected.clean)
     # the starts of a subset are other ones, so single borderline verdicts may differ
     assert (verdicts["robust"].bool() != expected.robust).sum() <= 2
+
+
+@pytest.mark.parametrize("disputed", [False, True])
+def test_the_search_may_round_the_verdict_may_not(net, test_set, monkeypatch, disputed):
+    """What a GPU's convolutions may do while the copy is attacked, and while the network is asked."""
+    noted = []
+
+    class Notes(nn.Module):
+        def __init__(self, shift):
+            super().__init__()
+            self.shift = shift
+
+        def forward(self, x):
+            noted.append(torch.backends.cudnn.conv.fp32_precision)
+            return net(x).roll(self.shift, dims=1)
+
+    # shifted, the copy finds what the network does not confirm: then it is attacked itself
+    monkeypatch.setattr(evaluation, "folded", lambda model: Notes(int(disputed)))
+    evaluate(Notes(0), *test_set, PGD, batch_size=40)
+    search, verdict, zero_gradients = ((name, len(list(calls))) for name, calls in groupby(noted))
+    assert (search[0], verdict[0], zero_gradients) == ("tf32", "ieee", ("tf32", 1))
+    assert verdict[1] > 2 if disputed else verdict[1] == 2
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def test_clean_and_thesis_figures(net, test_set):

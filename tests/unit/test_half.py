@@ -77,6 +77,42 @@ def test_the_table_follows_the_parameters():
     torch.testing.assert_close(copy.deepcopy(layer)(x), layer(x), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_table_follows_the_optimiser(fused, training):
+    torch.manual_seed(0)
+    layer = KAF(2, std=1.0, arithmetic="float16", **FREE).train(training)
+    optimiser = torch.optim.SGD(layer.parameters(), lr=0.01, fused=fused)
+    x = torch.randn(6, 2)
+    for _ in range(3):
+        optimiser.zero_grad()
+        before = layer(x)
+        before.square().sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            after = layer(x)
+        torch.testing.assert_close(after, formula(layer, x), rtol=0, atol=0)
+        assert not torch.equal(after, before)
+
+
+def test_the_table_does_not_outlive_a_change_of_mode():
+    """A replayed CUDA graph changes parameters and torch does not count it, as through `data` here."""
+    layer = KAF(2, init="elu", arithmetic="float16").eval()
+    x = torch.randn(6, 2)
+    layer(x)
+    layer.alpha.data.mul_(2)
+    torch.testing.assert_close(layer.train().eval()(x), formula(layer, x), rtol=0, atol=0)
+
+
+def test_parameters_made_for_inference_have_tables_too():
+    with torch.inference_mode():
+        layer = KAF(2, init="elu", arithmetic="float16")
+        x = torch.randn(6, 2)
+        layer(x)
+        layer.alpha.mul_(2)
+        torch.testing.assert_close(layer(x), formula(layer, x), rtol=0, atol=0)
+
+
 def test_what_is_not_finite_and_what_lies_far_out():
     layer = KAF(1, init="elu", arithmetic="float16")
     x = torch.tensor([[torch.nan], [torch.inf], [-torch.inf], [1e30], [-7.0]])

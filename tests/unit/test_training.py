@@ -410,6 +410,61 @@ def test_a_capture_that_fails_leaves_the_step_as_it_was(dataset, monkeypatch):
     assert same(weights(training.model), weights(plain.model))
 
 
+@pytest.mark.parametrize("forgotten", [None, "update", "averages"])
+def test_a_graph_must_do_to_the_weights_and_averages_what_the_step_does(dataset, monkeypatch, forgotten):
+    """The trial of a CUDA graph, where there is none: in its place the step, or all but a part of it."""
+    training = Training(settings(), dataset, CPU, deferred=True)
+    left_alone = {
+        None: [],
+        "update": list(training.model.parameters()),
+        "averages": [value for name, value in training.model.named_buffers() if "running" in name],
+    }[forgotten]
+
+    def replay(chosen):
+        before = [tensor.detach().clone() for tensor in left_alone]
+        result = training._step(chosen)
+        with torch.no_grad():
+            for tensor, value in zip(left_alone, before, strict=True):
+                tensor.copy_(value)
+        return result
+
+    training.replayed.usable = True
+    monkeypatch.setattr(training.replayed, "_capture", lambda chosen: None)
+    monkeypatch.setattr(training.replayed, "_replay", replay)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.get_rng_state())
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: torch.set_rng_state(state))
+    order = training.order(0)
+    for step in (0, 1, 2, 0):
+        training.step(training.chosen(order, step), 0.05)
+    assert training.replayed.usable == (forgotten is None)
+
+
+def test_deferred_momentum_begins_at_zero_when_the_first_update_is_left_out(dataset):
+    training = Training(settings(), dataset, CPU, deferred=True)
+    with torch.no_grad():
+        training.model.layer2[0].conv2.weight[0, 0, 0, 0] = math.nan
+    training.step(training.chosen(training.order(0), 0), 0.01)
+    buffers = [training.optimizer.state[p]["momentum_buffer"] for p in training.model.parameters()]
+    assert all((buffer == 0).all() for buffer in buffers)
+
+
+def test_in_float16_a_large_loss_scale_leaves_the_adversary_its_gradient(dataset):
+    training = Training(settings(augmentation="none"), dataset, CPU, deferred=True)
+    training.autocast = {"device_type": "cpu", "dtype": torch.float16, "enabled": True}
+    training.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**17)
+    images, labels = training.batch(torch.arange(8))
+    perturbed = []
+    monitored = training.adversary
+    training.adversary = lambda *given, **arguments: (
+        perturbed.append(monitored(*given, **arguments)) or perturbed[0]
+    )
+    training.update(images, labels)
+    eps = 8 / 255
+    inner = (images > eps) & (images < 1 - eps)
+    # from a start within eps a step of 1.25 eps ends at least eps / 4 away
+    assert ((perturbed[0] - images).abs()[inner] > 0.24 * eps).double().mean() > 0.99
+
+
 # -- checkpoints
 
 

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict
 from .config import fraction
+from .device import exact_convolutions
 from .errors import UserError, is_out_of_memory
 from .folding import folded
 from .progress import bar, duration, line
@@ -34,8 +35,8 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     """Attacks every image and counts what stays rightly classified.
 
     The attack runs on a faster copy of the network that computes the same up to rounding. The verdicts are
-    the network's own: each is its answer to the image that the attack ended with, and where the copy was
-    fooled and the network is not, the attack is run again on the network itself.
+    the network's own, without TF32: each is its answer to the image that the attack ended with, and where the
+    copy was fooled and the network is not, the attack is run again on the network itself.
 
     Args:
         model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
@@ -74,15 +75,18 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
 
     def judge(batch_size):
         result = attack(folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments)
-        clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
         queries = result.queries
-        if method not in NOT_IMPLYING_CLEAN:
-            robust &= clean
-            disputed = robust & ~result.robust
-            if disputed.any():
-                again = attack(model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments)
-                robust[disputed] = again.robust
-                queries += again.queries
+        with exact_convolutions():
+            clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
+            if method not in NOT_IMPLYING_CLEAN:
+                robust &= clean
+                disputed = robust & ~result.robust
+                if disputed.any():
+                    again = attack(
+                        model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments
+                    )
+                    robust[disputed] = again.robust
+                    queries += again.queries
         return result, clean, robust, queries
 
     synchronize(device)

@@ -36,6 +36,8 @@ def environment(device=None):
             threads=torch.get_num_threads(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         )
+        if device.type == "cuda":
+            facts["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # "tf32" or "ieee"
     return facts
 
 

@@ -110,7 +110,7 @@ class KAF(nn.Module):
         self.channels, self.D, self.boundary = channels, D, float(boundary)
         self.std, self.ridge, self.kernel, self.backend = std, ridge, kernel, backend
         self.arithmetic = arithmetic
-        self._tabulated = None  # float16: the parameters last seen, and their table
+        self._tabulated = None  # float16: the state of the parameters last seen, their table, and they
         # The bound method: a module held as an attribute would become a child of this one.
         self.init = init.forward if isinstance(init, nn.Module) else init
         _target_function(self.init)
@@ -155,18 +155,27 @@ class KAF(nn.Module):
             return half.kaf(x, self._table(), *parameters, self.kernel, self.backend)
         return functional.kaf(x, *parameters, self.kernel, self.backend)
 
-    @torch.no_grad()
     def _table(self):
-        """The table of the float16 arithmetic, made anew when a parameter has changed."""
-        parameters = (self.alpha, self.dictionary, self.bandwidth)
-        known = self._tabulated
-        if known is None or not all(
-            old.device == new.device and torch.equal(old, new)
-            for old, new in zip(known[0], parameters, strict=True)
-        ):
-            table = half.tabulate(*parameters, self.kernel)
-            known = self._tabulated = ([p.detach().clone() for p in parameters], table)
-        return known[1]
+        """The table of the float16 arithmetic; where no parameter is being trained, that of the last call.
+
+        Fused optimisers and replays of a CUDA graph change parameters and do not count it, and to compare
+        values would wait for the device: in a training the table is made in every pass.
+        """
+        parameters = [p.detach() for p in (self.alpha, self.dictionary, self.bandwidth)]
+        learning = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
+        with torch.no_grad():
+            if self.training or learning or any(p.is_inference() for p in parameters):
+                self._tabulated = None
+                return half.tabulate(*parameters, self.kernel)
+            # held, so that no other tensor can come to lie where they do
+            state = [(p.data_ptr(), p._version) for p in parameters]
+            if self._tabulated is None or self._tabulated[0] != state:
+                self._tabulated = state, half.tabulate(*parameters, self.kernel), parameters
+            return self._tabulated[1]
+
+    def train(self, mode=True):
+        self._tabulated = None
+        return super().train(mode)
 
     def extra_repr(self):
         init = self.init if isinstance(self.init, str) else getattr(self.init, "__qualname__", "callable")

@@ -3,6 +3,8 @@
 import triton
 import triton.language as tl
 
+LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+
 
 @triton.jit
 def _offsets(
@@ -16,7 +18,12 @@ def _offsets(
     else:
         start = p // POSITIONS * (POSITIONS * channels) + p % POSITIONS
     inside = (p < points)[:, None] & (c < channels)[None, :]
-    return c, start[:, None] + (c * stride_c)[None, :], inside
+    offsets = start[:, None] + (c * stride_c)[None, :]
+    if POSITIONS == 0:
+        # Two channels a thread, not eight: with one position a thread nothing of a sum over positions is the
+        # thread's own, and the coefficients of eight channels fill its registers.
+        offsets = tl.max_contiguous(offsets, (1, 2))
+    return c, offsets, inside
 
 
 @triton.jit
@@ -30,14 +37,6 @@ def _even(dictionary, gamma, D: tl.constexpr, D_PADDED: tl.constexpr, GROUP: tl.
     away = tl.max(tl.where(i < D, tl.abs(d - first - i * delta), 0.0), axis=0)
     even = (away <= 1e-6 * (tl.abs(first) + tl.abs(last))) & (delta > 0)
     return first, delta, even & (gamma * delta * delta * (GROUP * GROUP / 4) <= 20.0) & (gamma > 0)
-
-
-@triton.jit
-def _near(x, inside, first, delta, gamma, D: tl.constexpr):
-    """Whether every element of the tile is so near the dictionary that 2e-8 of a kernel is left of it."""
-    beyond = tl.maximum(first - x, x - (first + (D - 1) * delta))
-    beyond = tl.where(inside & (beyond > 0), beyond, 0.0)
-    return tl.max(tl.max(gamma * beyond * beyond, axis=1), axis=0) <= 17.7
 
 
 @triton.jit
@@ -68,37 +67,38 @@ def forward(
     if DICTIONARY_STRIDE + BANDWIDTH_STRIDE == 0:
         gamma = tl.load(bandwidth)
         first, delta, fast = _even(dictionary, gamma, D, D_PADDED, GROUP)
-        fast = fast & _near(xs, inside, first, delta, gamma, D)
     if fast:
         gamma = tl.load(bandwidth)
         first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        rate = gamma * LOG2E
         limit = tl.sqrt(80.0 / gamma)
         for group in tl.static_range(GROUPS):
             middle = group * GROUP + GROUP // 2
-            u = tl.clamp(xs - (first + middle * delta), -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-            rise = tl.exp(2 * gamma * delta * u)
-            fall = tl.exp(-2 * gamma * delta * u)
+            u = xs - (first + middle * delta)
+            bounded = tl.clamp(u, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+            rise = tl.exp2(2 * rate * delta * bounded)
+            fall = tl.exp2(-2 * rate * delta * bounded)
             above = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
             for j in tl.static_range(
                 GROUP - GROUP // 2 - 1
             ):  # Horner, from the farthest point to the nearest
                 k = GROUP - GROUP // 2 - 1 - j
                 a = tl.load(alpha + c * D + middle + k, mask=valid & (middle + k < D), other=0.0)
-                above = (above + (a * tl.exp(-gamma * delta * delta * (k * k)))[None, :]) * rise
+                above = (above + (a * tl.exp2(-rate * delta * delta * (k * k)))[None, :]) * rise
             below = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
             for j in tl.static_range(GROUP // 2):
                 k = GROUP // 2 - j
                 a = tl.load(alpha + c * D + middle - k, mask=valid & (middle - k < D), other=0.0)
-                below = (below + (a * tl.exp(-gamma * delta * delta * (k * k)))[None, :]) * fall
+                below = (below + (a * tl.exp2(-rate * delta * delta * (k * k)))[None, :]) * fall
             a = tl.load(alpha + c * D + middle, mask=valid & (middle < D), other=0.0)
-            total += tl.exp(-gamma * u * u) * (a[None, :] + above + below)
+            total += tl.exp2(-rate * u * u) * (a[None, :] + above + below)
     else:
         gamma_c = tl.load(bandwidth + c * BANDWIDTH_STRIDE, mask=valid, other=0.0)[None, :]
         for i in range(D):
             a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
             d = tl.load(dictionary + c * DICTIONARY_STRIDE + i, mask=valid, other=0.0)
             u = xs - d[None, :]
-            total += a[None, :] * tl.exp(-gamma_c * u * u)
+            total += a[None, :] * tl.exp2(-LOG2E * gamma_c * u * u)
     tl.store(y + offsets, total.to(y.dtype.element_ty), mask=inside)
 
 
@@ -107,7 +107,7 @@ def backward(
     x,
     g,
     grad_x,
-    sums,  # (ORDER + 1, tiles, channels, D)
+    sums,  # (ORDER + 1, tiles, channels, D): gradients by alpha, dictionary, bandwidth
     alpha,
     dictionary,
     bandwidth,
@@ -137,23 +137,24 @@ def backward(
     if DICTIONARY_STRIDE + BANDWIDTH_STRIDE == 0 and ORDER <= 0:
         gamma = tl.load(bandwidth)
         first, delta, fast = _even(dictionary, gamma, D, D_PADDED, GROUP)
-        fast = fast & _near(xs, inside, first, delta, gamma, D)
     if fast:
         gamma = tl.load(bandwidth)
         first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
+        rate = gamma * LOG2E
         limit = tl.sqrt(80.0 / gamma)
         for group in tl.static_range(GROUPS):
             middle = group * GROUP + GROUP // 2
-            u = tl.clamp(xs - (first + middle * delta), -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-            start = gs * tl.exp(-gamma * u * u)
-            rise = tl.exp(2 * gamma * delta * u)
-            fall = tl.exp(-2 * gamma * delta * u)
+            u = xs - (first + middle * delta)
+            start = gs * tl.exp2(-rate * u * u)
+            u = tl.clamp(u, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
+            rise = tl.exp2(2 * rate * delta * u)
+            fall = tl.exp2(-2 * rate * delta * u)
             plain = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of alpha kappa
             moved = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of k alpha kappa
             power = start
             for k in tl.static_range(GROUP - GROUP // 2):
                 here = valid & (middle + k < D)
-                weight = tl.exp(-gamma * delta * delta * (k * k))
+                weight = tl.exp2(-rate * delta * delta * (k * k))
                 if NEEDS_X:
                     a = tl.load(alpha + c * D + middle + k, mask=here, other=0.0) * weight
                     plain += a[None, :] * power
@@ -165,7 +166,7 @@ def backward(
             for j in tl.static_range(GROUP // 2):
                 k = j + 1
                 here = valid & (middle - k < D)
-                weight = tl.exp(-gamma * delta * delta * (k * k))
+                weight = tl.exp2(-rate * delta * delta * (k * k))
                 if NEEDS_X:
                     a = tl.load(alpha + c * D + middle - k, mask=here, other=0.0) * weight
                     plain += a[None, :] * power
@@ -181,16 +182,17 @@ def backward(
             d = tl.load(dictionary + c * DICTIONARY_STRIDE + i, mask=valid, other=0.0)
             # Finite, so that 0 times it is 0; small enough for its square to be finite too.
             u = tl.clamp(xs - d[None, :], -1e18, 1e18, propagate_nan=tl.PropagateNan.ALL)
-            term = gs * tl.exp(-gamma_c * u * u)
+            term = gs * tl.exp2(-LOG2E * gamma_c * u * u)
             if ORDER >= 0:
                 tl.store(at + i, tl.sum(term, axis=0), mask=valid)
-            term *= u
+            a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
+            term *= a[None, :] * u
+            if ORDER >= 2:
+                tl.store(at + 2 * order + i, -tl.sum(term * u, axis=0), mask=valid)
+            term *= 2 * gamma_c
             if ORDER >= 1:
                 tl.store(at + order + i, tl.sum(term, axis=0), mask=valid)
             if NEEDS_X:
-                a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
-                total -= 2 * gamma_c * a[None, :] * term
-            if ORDER >= 2:
-                tl.store(at + 2 * order + i, tl.sum(term * u, axis=0), mask=valid)
+                total -= term
     if NEEDS_X:
         tl.store(grad_x + offsets, total.to(grad_x.dtype.element_ty), mask=inside)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from ..device import capture, trying_algorithms
 from ..progress import line
 from .common import (
     NORMS,
@@ -272,8 +273,13 @@ class _Rule:
         return into_ball(points, centers, self.eps, self.norm)
 
 
-def _step_of(model, rule, slots, jobs):
-    """The function of one step: slot tensors by name -> verdicts, moved points, velocity."""
+def _step_of(model, rule, slots, passes):
+    """The function of one step: slot tensors by name -> verdicts, moved points, velocity.
+
+    Args:
+        slots (int): how many are open.
+        passes (int): about how many steps of so many slots there will be.
+    """
 
     def step(slot):
         points, labels = slot["points"].detach().requires_grad_(), slot["labels"]
@@ -282,7 +288,6 @@ def _step_of(model, rule, slots, jobs):
         moved, velocity = rule.move(points.detach(), gradient, slot["centers"], slot.get("velocity"))
         return is_correct(logits.detach(), labels), moved, velocity
 
-    passes = jobs * rule.iterations // max(slots, 1)
     return _Replayed(step, slots) if passes >= _PASSES_WORTH_A_GRAPH else step
 
 
@@ -318,36 +323,42 @@ class _Replayed:
         return tuple(None if output is None else output.clone() for output in self.outputs)
 
     def _captured(self, slot):
-        try:
-            self._capture(slot)
-        except RuntimeError as error:
-            line(f"no CUDA graph ({error}); the attack goes on step by step")
-            return False
-        moved, expected = self._replay(slot)[1], self.step(slot)[1]
+        with trying_algorithms():  # for the capture and the step that it is compared with: the same ones
+            try:
+                self._capture(slot)
+            except RuntimeError as error:
+                self.graph = None
+                line(f"no CUDA graph ({error}); the attack goes on step by step")
+                return False
+            moved, expected = self._replay(slot)[1], self.step(slot)[1]
         # the sign of a gradient near zero may flip between two runs of the same kernels
         if torch.isclose(moved, expected).float().mean() < _REPLAYED_ALIKE:
+            self.graph = None
             line("the CUDA graph differs from the step that it captured; the attack goes on step by step")
             return False
         return True
 
     def _capture(self, slot):
+        device = slot["points"].device
         self.inputs = {name: tensor.clone() for name, tensor in slot.items()}
-        stream = torch.cuda.Stream(slot["points"].device)
-        stream.wait_stream(torch.cuda.current_stream())
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):  # libraries choose their algorithms and workspaces before the capture
             for _ in range(3):
                 self.step(self.inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        torch.cuda.current_stream(device).wait_stream(stream)
+        with capture(device) as graph:
             self.outputs = self.step(self.inputs)
+        self.graph = graph
 
 
 class _Stream:
     """The slots, their jobs, and what has been found so far.
 
-    The bookkeeping of a slot (which image, which restart, how many iterations) is kept on the host, the
-    pixels on the device; one small tensor of verdicts crosses over per pass.
+    The bookkeeping of a slot (which image, which restart, how many iterations, which row of the tensors) is
+    kept on the host, the pixels on the device; one small tensor of verdicts crosses over per pass. Where
+    steps are replayed from a graph, whose size is fixed, closed slots stay as rows that nobody asks about,
+    until they are half of all.
     """
 
     def __init__(self, model, rule, images, labels, clean, ranked):
@@ -365,8 +376,10 @@ class _Stream:
             len(self.jobs) * self.rule.runs
         )  # restarts of the queued images, the later ones included
         self.starts, self.drawn = starts, {}
-        self.step = _step_of(self.model, self.rule, min(batch_size, len(self.jobs)), len(self.jobs))
-        self._open(min(batch_size, len(self.jobs)))
+        slots = min(batch_size, len(self.jobs))
+        passes = len(self.jobs) * self.rule.iterations // max(slots, 1)
+        self.step = _step_of(self.model, self.rule, slots, passes)
+        self._open(slots)
         while len(self.image):
             self._pass()
             if progress is not None:
@@ -375,6 +388,7 @@ class _Stream:
     def _open(self, slots):
         """Fills the slots for the first time."""
         self.image, self.restart, self.done = np.zeros((3, slots), np.int64)
+        self.row = np.arange(slots)
         nothing = self.images.new_zeros(slots, *self.images.shape[1:])
         self.pixels = {"points": nothing, "centers": nothing.clone()}
         if self.rule.momentum:
@@ -395,7 +409,7 @@ class _Stream:
             right, self.pixels["points"], velocity = self.step({**self.pixels, **self.classes})
             if rule.momentum:
                 self.pixels["velocity"] = velocity
-        right = right.cpu().numpy()
+        right = right.cpu().numpy()[self.row]
         self.queries += len(last)
         self.gradients += int(np.count_nonzero(~last))
         counted = right & self.clean[self.image] & (self.restart == 0)
@@ -414,7 +428,7 @@ class _Stream:
         self.found[self.image[rows[~right[rows]]]] = True
         ended = rows[~again]
         if len(ended):
-            self.adversarial[self._index(self.image[ended])] = points[self._index(ended)]
+            self.adversarial[self._index(self.image[ended])] = points[self._index(self.row[ended])]
 
     def _refill(self, rows):
         """Gives the slots `rows` new jobs; slots that get none are closed."""
@@ -428,7 +442,7 @@ class _Stream:
         images, restarts = np.array(taken).T
         self.waiting -= int((self.rule.runs - restarts).sum())
         self.image[rows], self.restart[rows], self.done[rows] = images, restarts, 0
-        where, index = self._index(rows), self._index(images)
+        where, index = self._index(self.row[rows]), self._index(images)
         self.classes["labels"][where] = self.labels[index]
         if self.ranked is not None:
             self.classes["goals"][where] = self.ranked[index, self._index(restarts % self.ranked.shape[1])]
@@ -444,10 +458,19 @@ class _Stream:
         self.pixels["points"][where] = self.rule.project(points, centers)
 
     def _keep(self, slots):
+        """Closes all slots but these."""
         self.image, self.restart, self.done = self.image[slots], self.restart[slots], self.done[slots]
-        index = self._index(slots)
+        self.row = self.row[slots]
+        rows = len(self.classes["labels"])
+        replayed = isinstance(self.step, _Replayed) and self.step.graph is not None
+        if replayed and 2 * len(slots) > rows:
+            return
+        index = self._index(self.row)
         for tensors in (self.pixels, self.classes):
             tensors.update({name: tensor[index] for name, tensor in tensors.items()})
+        self.row = np.arange(len(slots))
+        if replayed and len(slots):
+            self.step = _step_of(self.model, self.rule, len(slots), self._left() // len(slots))
 
     def _starts_of(self, restart):
         """The start points of one restart, drawn when first needed and kept until the next ones are."""

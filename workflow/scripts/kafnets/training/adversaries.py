@@ -1,7 +1,7 @@
 """How the images of a training step are perturbed.
 
-Every adversary is called as `adversary(loss, images, **settings)`, where `loss(images)` is the batch's summed
-loss as a differentiable scalar, and returns the images of the weight update.
+Every adversary is called as `adversary(loss, images, **settings)`, where `loss(images)` is the batch's mean
+loss (times a loss scale) as a differentiable scalar, and returns the images of the weight update.
 """
 
 import torch
@@ -21,7 +21,7 @@ def fbf(loss, images, *, eps, step):
     running averages are updated by this pass too).
 
     Args:
-        loss (callable): images to the batch's summed loss, a scalar.
+        loss (callable): images to a positive multiple of the batch's summed loss, a scalar.
         images (Tensor): in [0, 1].
         eps (float): the radius of the L-infinity ball, in units of the pixel range [0, 1].
         step (float): the step :math:`\alpha` in the same units; the reference takes 1.25 eps.

@@ -5,10 +5,14 @@ import functools
 
 import torch
 
+from ..device import capture, trying_algorithms
 from ..progress import line
 
 WARM_UP = 3  # steps in which libraries choose their algorithms and the optimiser makes its buffers
-_TOLERANCE = 0.02  # of the loss, relative: two runs of the same kernels add up in another order
+# Two runs of the same kernels add up in another order, and a pixel whose gradient is all but zero may go the
+# other way: of the loss, and of the changes of a group of tensors.
+_TOLERANCE = 0.02
+_CHANGE_TOLERANCE = 0.1
 
 
 @contextlib.contextmanager
@@ -18,13 +22,10 @@ def computing_on(device):
         yield
         return
     torch.cuda.synchronize(device)
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True  # every step has the same shapes: trying the algorithms pays
     try:
-        with torch.cuda.stream(_stream(device)):
+        with trying_algorithms(), torch.cuda.stream(_stream(device)):
             yield
     finally:
-        torch.backends.cudnn.benchmark = before
         torch.cuda.synchronize(device)
 
 
@@ -39,12 +40,14 @@ class Replayed:
 
     Kernel by kernel a small network keeps the host busier than the GPU. The calls before the capture are
     ordinary steps; the graph is tried against one more of them, from the same state and random numbers, and
-    thrown away when the losses differ. Batches of another size, and other devices, take the ordinary step.
+    thrown away when the losses differ, or what became of the state. Batches of another size, and other
+    devices, take the ordinary step.
 
     Args:
         step (callable): the numbers of the chosen images to (4,): how many, their summed loss, and more. It
             reads and writes tensors in place and never waits for the device.
-        changed (callable): the list of all tensors that a step changes.
+        changed (callable): all tensors that a step changes, as a list of groups whose changes are compared as
+            one: of a single tensor they may be nothing but rounding.
         device (torch.device): where they are.
         size (int): how many images a whole batch has.
     """
@@ -71,29 +74,51 @@ class Replayed:
         return self.result.clone()  # the next replay overwrites it
 
     def _captured(self, chosen):
-        before, random = [tensor.clone() for tensor in self.changed()], torch.cuda.get_rng_state(self.device)
+        before, random = self._state(), torch.cuda.get_rng_state(self.device)
 
         def put_back():
-            for tensor, value in zip(self.changed(), before, strict=True):
-                tensor.copy_(value)
+            for tensors, values in zip(self.changed(), before, strict=True):
+                for tensor, value in zip(tensors, values, strict=True):
+                    tensor.copy_(value)
             torch.cuda.set_rng_state(random, self.device)
 
         try:
             self._capture(chosen)
-            replayed = self._replay(chosen)
+            replayed, became = self._replay(chosen), self._state()
             put_back()
             alike = torch.allclose(replayed[:2], self.step(chosen)[:2], rtol=_TOLERANCE)
+            alike = alike and same_changes(before, became, self._state())
             reason = "it differs from the step that it captured"
         except RuntimeError as error:
             alike, reason = False, str(error)
         put_back()
         if not alike:
+            self.graph = self.result = None
             line(f"no CUDA graph ({reason}); the training goes on kernel by kernel")
         return alike
 
+    def _state(self):
+        return [[tensor.clone() for tensor in group] for group in self.changed()]
+
     def _capture(self, chosen):
         self.chosen = chosen.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(self.device)):
+        with capture(self.device, torch.cuda.current_stream(self.device)) as graph:
             self.result = self.step(self.chosen)
         self.graph = graph
+
+
+def same_changes(before, one, other):
+    """Whether the same became of each group of tensors, by two runs of the same step.
+
+    Args:
+        before, one, other (list of lists of Tensor): the groups before the step, and after each of its runs.
+    """
+
+    def length(group, origin):
+        return torch.stack([(a.double() - b).norm() for a, b in zip(group, origin, strict=True)]).norm()
+
+    return all(
+        length(a, b) <= _CHANGE_TOLERANCE * length(b, start)
+        for start, a, b in zip(before, one, other, strict=True)
+        if start
+    )

@@ -108,6 +108,10 @@ class Training:
             momentum=self.options["momentum"],
             fused=self.deferred or None,
         )
+        if self.options["momentum"]:
+            # the fused optimiser would begin with whatever lies in memory when the first update is left out
+            for parameter in self.model.parameters():
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.autocast = {"device_type": device.type, "dtype": precision, "enabled": precision is not None}
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
@@ -142,11 +146,11 @@ class Training:
         images = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
         return images, self.labels[chosen]
 
-    def loss(self, images, labels, reduction):
-        """The network's logits and cross-entropy on a batch, under mixed precision where it is on."""
+    def loss(self, images, labels):
+        """The network's logits and mean cross-entropy on a batch, under mixed precision where it is on."""
         with torch.autocast(**self.autocast):
             logits = self.model(images)
-            return logits, functional.cross_entropy(logits.float(), labels, reduction=reduction)
+            return logits, functional.cross_entropy(logits.float(), labels)
 
     def step(self, chosen, learning_rate):
         """One update of the weights.
@@ -176,12 +180,13 @@ class Training:
     def update(self, images, labels):
         """One update of the weights by a clean batch, at the rate that is set; see :meth:`step`."""
         with parameters_frozen(self.model):
+            # the mean, as in the update: a scaled sum overflows float16, and an infinite gradient has no sign
             images = self.adversary(
-                lambda perturbed: self.scaler.scale(self.loss(perturbed, labels, "sum")[1]),
+                lambda perturbed: self.scaler.scale(self.loss(perturbed, labels)[1]),
                 images,
                 **self.adversary_settings,
             )
-        logits, loss = self.loss(images, labels, "mean")
+        logits, loss = self.loss(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimizer)
@@ -217,12 +222,17 @@ class Training:
         return f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
 
     def _changed(self):
-        """All tensors that a step changes."""
-        scale = [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else []
-        buffers = [value for state in self.optimizer.state.values() for value in state.values()]
-        watch = [self.watch.steps, self.watch.failed_at, self.watch.overflows, self.watch.images]
-        model = [*self.model.parameters(), *self.model.buffers()]
-        return [tensor.detach() for tensor in [*model, *buffers, *watch, *scale] if tensor is not None]
+        """All tensors that a step changes, in groups of a kind."""
+        buffers = list(self.model.buffers())
+        groups = [
+            self.model.parameters(),
+            [buffer for buffer in buffers if buffer.is_floating_point()],
+            [buffer for buffer in buffers if not buffer.is_floating_point()],
+            [value for state in self.optimizer.state.values() for value in state.values()],
+            [self.watch.steps, self.watch.failed_at, self.watch.overflows, self.watch.images],
+            [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else [],
+        ]
+        return [[tensor.detach() for tensor in group if tensor is not None] for group in groups]
 
     def state(self):
         """All that the next step depends on."""
