@@ -3,8 +3,8 @@
     python -m benchmarks.grid [--trainings 150 1005] [--target all] [--repeats 3]
 
 The grid is config.yaml's with more seeds: 15 trainings for each (the target `models`), with their 45
-evaluations, tables and plots (`all`). The processor's time stands beside the clock's, for machines that others
-use too.
+evaluations, tables and plots (`all`). The processor's time stands beside the clock's, for machines that
+others use too.
 """
 
 import argparse

@@ -129,12 +129,25 @@ inline int64_t copy_stride(int64_t cells) { return cells * kFine * kMoments + 48
 
 #if defined(__AVX512F__)
 
+// The polynomials at xs, and which of them are not within the cells; coefficient(k, cell) finds those of power k.
+template <typename Coefficient>
+inline __m512 polynomials(__m512 xs, __m512 inverse, __m512 offset, __m512i cells, __mmask16 valid,
+                          const Coefficient& coefficient, __mmask16& outside) {
+  const __m512 rounded = _mm512_fmadd_ps(xs, inverse, offset);
+  const __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
+  const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(kMagicBits));
+  outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
+  __m512 value = coefficient(kCoefficients - 1, cell);
+#pragma GCC unroll 8
+  for (int k = kCoefficients - 2; k >= 0; --k) value = _mm512_fmadd_ps(value, u, coefficient(k, cell));
+  return value;
+}
+
 // y[i] = p(x[i]), times g[i] if kTimes. kTable: 32 cells, whose coefficients stay in registers.
 template <bool kTable, bool kTimes>
 void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
                   int64_t n) {
   const __m512 inverse = _mm512_set1_ps(piece.inverse_width), offset = _mm512_set1_ps(piece.offset);
-  const __m512i magic = _mm512_set1_epi32(kMagicBits);
   const __m512i cells = _mm512_set1_epi32(static_cast<int>(piece.cells));
   __m512 low[kCoefficients], high[kCoefficients];
   if (kTable)
@@ -142,31 +155,18 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
       low[k] = _mm512_loadu_ps(piece.coefficients + k * 32);
       high[k] = _mm512_loadu_ps(piece.coefficients + k * 32 + 16);
     }
-  // the polynomials at xs, and which of them are not within the cells
-  const auto polynomials = [&](__m512 xs, __mmask16 valid, __mmask16& outside) {
-    const __m512 rounded = _mm512_fmadd_ps(xs, inverse, offset);
-    const __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
-    const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(rounded), magic);
-    outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
-    __m512 value;
-    if (kTable) {
-      value = _mm512_permutex2var_ps(low[kCoefficients - 1], cell, high[kCoefficients - 1]);
-      for (int k = kCoefficients - 2; k >= 0; --k)
-        value = _mm512_fmadd_ps(value, u, _mm512_permutex2var_ps(low[k], cell, high[k]));
-    } else {
-      const __mmask16 inside = valid & ~outside;
-      const __m512 zero = _mm512_setzero_ps();
-      value = zero;
-      for (int k = kCoefficients - 1; k >= 0; --k)
-        value = _mm512_fmadd_ps(
-            value, u, _mm512_mask_i32gather_ps(zero, inside, cell, piece.coefficients + k * piece.cells, 4));
-    }
-    return value;
+  const auto polynomial = [&](__m512 xs, __mmask16 valid, __mmask16& outside) {
+    const auto coefficient = [&](int k, __m512i cell) {
+      if (kTable) return _mm512_permutex2var_ps(low[k], cell, high[k]);
+      return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), valid & ~outside, cell,
+                                      piece.coefficients + k * piece.cells, 4);
+    };
+    return polynomials(xs, inverse, offset, cells, valid, coefficient, outside);
   };
   __mmask16 outside;
   int64_t i = 0;
   for (; i + 16 <= n; i += 16) {  // whole vectors without a mask: some processors store masked ones slowly
-    __m512 value = polynomials(_mm512_loadu_ps(x + i), 0xFFFF, outside);
+    __m512 value = polynomial(_mm512_loadu_ps(x + i), 0xFFFF, outside);
     if (kTimes) value = _mm512_mul_ps(value, _mm512_loadu_ps(g + i));
     _mm512_storeu_ps(y + i, value);
     if (__builtin_expect(outside, 0))
@@ -174,7 +174,7 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
   }
   if (i < n) {
     const __mmask16 valid = static_cast<__mmask16>((1u << (n - i)) - 1);
-    __m512 value = polynomials(_mm512_maskz_loadu_ps(valid, x + i), valid, outside);
+    __m512 value = polynomial(_mm512_maskz_loadu_ps(valid, x + i), valid, outside);
     if (kTimes) value = _mm512_mul_ps(value, _mm512_maskz_loadu_ps(valid, g + i));
     _mm512_mask_storeu_ps(y + i, valid, value);
     if (outside) evaluate_tail(piece, call, x + i, kTimes ? g + i : nullptr, y + i, outside);
@@ -250,6 +250,59 @@ inline void transpose(__m512 rows[16]) {
   }
 }
 
+// 16 channels, whose values lie side by side, at 16 points; 32 cells each. What is read, computed and written here
+// overlaps, as it does not where a tile is gathered, evaluated and written back.
+template <bool kTimes>
+void evaluate_block(const Piece* pieces, const PiecewiseCall& call, const float* x, const float* g, float* y) {
+  const __m512i cells = _mm512_set1_epi32(32);
+  __m512 rows[16];
+  __mmask16 outside[16];
+  uint32_t any = 0;
+  for (int p = 0; p < 16; ++p) rows[p] = _mm512_loadu_ps(x + p * call.channels);
+  transpose(rows);
+  for (int c = 0; c < 16; ++c) {
+    const float* table = pieces[c].coefficients;
+    const auto coefficient = [&](int k, __m512i cell) {
+      return _mm512_permutex2var_ps(_mm512_loadu_ps(table + k * 32), cell, _mm512_loadu_ps(table + k * 32 + 16));
+    };
+    rows[c] = polynomials(rows[c], _mm512_set1_ps(pieces[c].inverse_width), _mm512_set1_ps(pieces[c].offset),
+                          cells, 0xFFFF, coefficient, outside[c]);
+    any |= outside[c];
+  }
+  transpose(rows);
+  for (int p = 0; p < 16; ++p) {
+    if (kTimes) rows[p] = _mm512_mul_ps(rows[p], _mm512_loadu_ps(g + p * call.channels));
+    _mm512_storeu_ps(y + p * call.channels, rows[p]);
+  }
+  if (__builtin_expect(any, 0))
+    for (int c = 0; c < 16; ++c)
+      for (int p = 0; p < 16; ++p) {
+        const int64_t at = p * call.channels + c;
+        if (outside[c] >> p & 1) evaluate_tail(pieces[c], call, x + at, kTimes ? g + at : nullptr, y + at, 1);
+      }
+}
+
+bool is_blocks(const PiecewiseCall& call) {
+  return call.interleaved && !call.cotangents && call.cells == 32 && call.channels % 16 == 0 &&
+         call.batch * call.positions % 16 == 0;
+}
+
+// All channels at some points, then at the next ones: a cache line is not fetched once for each 16 channels.
+void evaluate_blocks(const PiecewiseCall& call) {
+  const int64_t points = call.batch * call.positions;
+  auto* block = call.g ? evaluate_block<true> : evaluate_block<false>;
+#pragma omp parallel for num_threads(call.threads) schedule(static)
+  for (int64_t start = 0; start < points; start += kTile)
+    for (int64_t c0 = 0; c0 < call.channels; c0 += 16) {
+      Piece pieces[16];
+      for (int64_t c = 0; c < 16; ++c) pieces[c] = piece_of(call, c0 + c);
+      for (int64_t p = start; p < std::min(start + kTile, points); p += 16) {
+        const int64_t at = p * call.channels + c0;
+        block(pieces, call, call.x + at, call.g ? call.g + at : nullptr, call.y + at);
+      }
+    }
+}
+
 // to[c * to_stride + r] = from[r * from_stride + c], 16 x 16
 inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
   __m512 rows[16];
@@ -263,7 +316,7 @@ inline void transpose_block(const float* from, int64_t from_stride, float* to, i
 void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
               int64_t n) {
   const float* table = piece.coefficients;
-  for (int64_t start = 0; start < n; start += 32) {
+  for (int64_t start = 0; start < n; start += kTile) {
     const int count = static_cast<int>(std::min<int64_t>(32, n - start));
     int32_t outside[32];
 #pragma omp simd
@@ -299,6 +352,9 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
     for (int m = 0; m < kMoments; ++m, term *= v) sum[m] += term;
   }
 }
+
+bool is_blocks(const PiecewiseCall&) { return false; }
+void evaluate_blocks(const PiecewiseCall&) {}
 
 inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
   for (int r = 0; r < 16; ++r)
@@ -522,6 +578,7 @@ extern "C" {
 int64_t piecewise_blocks(const PiecewiseCall* call) { return Plan(*call).blocks; }
 
 void piecewise_run(const PiecewiseCall* call) {
+  if (is_blocks(*call)) return evaluate_blocks(*call);
   const Plan plan(*call);
   const int64_t items = divide_up(call->channels, plan.group) * plan.blocks;
 #pragma omp parallel num_threads(call->threads)
