@@ -48,8 +48,8 @@ audit: $(VENV)/.dev
 
 # every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
 reliability: $(VENV)/.dev
-	python -m pytest -n 2 --dist loadfile --reliability tests/RELIABILITY.md tests/faults tests/slurm \
-	    tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reliability tests/RELIABILITY.md \
+	    tests/slurm tests/faults tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
 	    tests/unit/test_models.py tests/unit/test_security.py tests/unit/test_training.py \
 	    tests/workflow/test_large_grid.py
 

@@ -8,7 +8,8 @@ median of five calls after one that is not counted. The plain formula, a hundred
 a round, and after the others' rounds: it throws their data out of the caches and their memory back to the
 system, for which they would pay. A busy machine lengthens the longer runs more: the ratio of the fastest
 rounds stands beside it. On a GPU these times are the host's, who launches kernel by kernel; the device's
-own are those of the CUDA graph. `saved` is what autograd keeps between forward and backward, in sizes of the input.
+own are those of the CUDA graph. `saved` is what autograd keeps between forward and backward, in sizes of the
+input.
 """
 
 import argparse

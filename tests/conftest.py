@@ -52,7 +52,7 @@ class Tally:
     """How often each kind of fault or bad input was injected, and how often the right thing followed."""
 
     def __init__(self):
-        self.rows, self.figures, self.test = {}, [], ""
+        self.rows, self.figures, self.skipped, self.test = {}, [], [], ""
 
     def _row(self, name):
         return self.rows.setdefault(name, {"tried": 0, "held": 0, "bits": 0, "tests": []})
@@ -72,8 +72,9 @@ class Tally:
         if held:
             self.held(name, count)
 
-    def add(self, rows, figures):
+    def add(self, rows, figures, skipped):
         """Takes over what another process of the same pytest counted."""
+        self.skipped += skipped
         for name, other in rows.items():
             row = self._row(name)
             row["tried"] += other["tried"]
@@ -95,12 +96,22 @@ class Tally:
         return "<br>".join(f"{file}: {', '.join(tests)}" for file, tests in files.items())
 
     def table(self):
-        lines = ["| injected | times | held | test |", "|---|---:|---:|---|"]
+        lines = ["| injected | times | held | same bits | test |", "|---|---:|---:|---:|---|"]
         for name, row in self.rows.items():
-            lines.append(f"| {name} | {row['tried']:,} | {row['held']:,} | {self._tests(row['tests'])} |")
-        if self.figures:
+            counts = " | ".join(f"{row[kind]:,}" for kind in ("tried", "held", "bits"))
+            lines.append(f"| {name} | {counts} | {self._tests(row['tests'])} |")
+        figures = {}
+        for name, value, test in self.figures:
+            figures.setdefault(name, []).append((value, test))
+        if figures:
             lines += ["", "| figure | value | test |", "|---|---|---|"]
-            lines += [f"| {name} | {value} | {self._tests([test])} |" for name, value, test in self.figures]
+        for name, found in figures.items():
+            values, tests = zip(*found, strict=True)
+            counted = all(isinstance(value, int) for value in values)
+            value = f"{sum(values):,}" if counted else "; ".join(map(str, values))
+            lines.append(f"| {name} | {value} | {self._tests(dict.fromkeys(tests))} |")
+        if self.skipped:
+            lines += ["", f"Skipped, so not counted: {self._tests(self.skipped)}."]
         return "\n".join(lines)
 
 
@@ -129,6 +140,8 @@ def pytest_runtest_setup(item):
 def pytest_runtest_makereport(item, call):
     """Counts a test marked `injects` as one fault, held when it passed."""
     report = yield
+    if report.skipped and item.nodeid.partition("[")[0] not in TALLY.skipped:
+        TALLY.skipped.append(item.nodeid.partition("[")[0])
     marker = item.get_closest_marker("injects")
     if marker is not None and call.when == "call" and not report.skipped:
         TALLY.tried(*marker.args)
@@ -147,13 +160,18 @@ def pytest_testnodedown(node, error):
 def pytest_sessionfinish(session, exitstatus):
     path = session.config.getoption("--reliability")
     if hasattr(session.config, "workeroutput"):
-        session.config.workeroutput["tally"] = {"rows": TALLY.rows, "figures": TALLY.figures}
+        session.config.workeroutput["tally"] = {
+            "rows": TALLY.rows,
+            "figures": TALLY.figures,
+            "skipped": TALLY.skipped,
+        }
     elif path is not None:
         seconds = time.monotonic() - STARTED
         path.write_text(
             "# Faults and bad input: what was injected, what held\n\n"
             "Written by the tests themselves; do not edit. Again: `make reliability`. *Held* is what\n"
-            "the test demands: after a kill the bits of an undisturbed run, bad input refused in a line.\n\n"
+            "the test demands: after a kill the bits of an undisturbed run, bad input refused in a line.\n"
+            "*Same bits*: weights or verdicts compared, bit for bit, with those of an undisturbed run.\n\n"
             f"{TALLY.table()}\n\n"
             f"{datetime.date.today()}, {os.cpu_count()} CPU cores, {seconds / 60:.0f} minutes, "
             f"exit status of pytest {int(exitstatus)}.\n"

@@ -42,8 +42,11 @@ def training_arguments(folder, data, activation, configuration=None):
     ]
 
 
-def evaluation_arguments(folder, data, activation, attack, target=None):
-    settings = evaluation_settings(config(), "tiny", activation, 0, attack)
+def evaluation_arguments(folder, data, activation, attack, target=None, attacks=None):
+    """Of evaluate.py, for an attack of the tiny configuration or of `attacks`, beside it."""
+    configuration = config()
+    configuration["evaluation"]["attacks"] |= attacks or {}
+    settings = evaluation_settings(configuration, "tiny", activation, 0, attack)
     target = target or folder
     return [
         *("--settings", json.dumps(settings), "--data", data, "--device", "cpu", "--batch-size", "20"),

@@ -1,16 +1,18 @@
 """A bit flipped or a tail lost in any file of a finished run: refused by who reads it, never used."""
 
+import dataclasses
 import json
 import random
+import shutil
 
 import pytest
 from kafnets import summary
 from kafnets.config import evaluation_settings, training_settings
 from kafnets.data import load
 from kafnets.errors import UserError
-from kafnets.files import read_json, sha256
+from kafnets.files import read_json, sha256, write_sealed
 
-from tests.scripts import complete, config, evaluation_arguments, log_of, script
+from tests.scripts import call, complete, config, evaluation_arguments, log_of, script, sources
 
 ATTACKS = ("clean", "pgd")
 FLIPS = 25
@@ -45,6 +47,8 @@ def finished(context, data, tmp_path_factory):
             for attack in ATTACKS
         },
     )
+    write_sealed(folder / "manifest.jsonl", json.dumps(dataclasses.asdict(run)) + "\n")
+    summary.write_rows(folder / "summary.csv", summary.summarize([run]))
     return folder, run
 
 
@@ -60,6 +64,10 @@ READERS = {
     "history.csv": lambda folder, run, data: summary.read_history(run),
     "pgd.json": lambda folder, run, data: summary.summarize([run]),
     "pgd.safetensors": lambda folder, run, data: summary.summarize([run]),
+    "manifest.jsonl": lambda folder, run, data: [
+        dataclasses.asdict(one) for one in summary.read_manifest(folder / "manifest.jsonl")
+    ],
+    "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv"),
     "digits.safetensors": lambda folder, run, data: load(data),
     "digits.json": lambda folder, run, data: load(data),
 }
@@ -120,3 +128,29 @@ def test_weights_are_not_exchanged_for_others(finished, tmp_path):
     assert sha256(other) != read_json(folder / "record.json")["model_sha256"]
     with pytest.raises(UserError, match="not the weights"):
         evaluate.weights_checksum(other, folder / "record.json")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "record.json"])
+def test_a_damaged_source_of_an_attack_is_refused(context, data, finished, tmp_path, tally, name):
+    """Adversarial examples crafted on other weights than those of the record would be a wrong number."""
+    folder, _ = finished
+    source, target = tmp_path / "relu", tmp_path / "target"
+    source.mkdir()
+    complete(context, source, data, "relu")
+    transfer = {"method": "transfer", "eps": "16/255", "step": "8/255", "iterations": 1}
+    arguments = evaluation_arguments(folder, data, "kaf", "transfer", target, {"transfer": transfer})
+    content = (source / name).read_bytes()
+    for damage in (content[:-1], content[:-2] + bytes([content[-2] ^ 1]) + content[-1:]):
+        tally.tried("damaged data, weights, records, histories, verdicts")
+        (source / name).write_bytes(damage)
+        code, words = call(
+            context, "evaluate.py", [*arguments, *sources(source)], tmp_path / f"{len(damage)}"
+        )
+        if damage == content[:-1] and name == "record.json":
+            assert code == 0  # a line's end less
+        else:
+            errors = [line for line in words.splitlines() if line.startswith("error: ")]
+            assert code == 2 and len(errors) == 1 and str(source) in errors[0], words
+            assert "Traceback" not in words and not list(target.iterdir())
+        tally.held("damaged data, weights, records, histories, verdicts")
+        shutil.rmtree(target, ignore_errors=True)

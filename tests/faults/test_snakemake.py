@@ -22,6 +22,7 @@ from tests.repository import (
     weights,
     words,
 )
+from tests.scripts import until
 
 ARGUMENTS = ["evaluations", "--config", "seeds=[0]", "experiments={tiny: {activations: [relu]}}"]
 
@@ -59,7 +60,8 @@ def test_kill_9_of_snakemake(folder, undisturbed, tally, seed, whole_group):
     """The power fails (snakemake and its jobs), or snakemake alone dies and its job works on as an orphan."""
     reference, seconds = undisturbed
     process = start(folder, *ARGUMENTS)
-    time.sleep(random.Random(seed).uniform(0.1, 0.9) * seconds)
+    time.sleep(random.Random(seed).uniform(0.1, 0.6) * seconds)
+    assert process.poll() is None, "too quick to be disturbed"
     tally.tried("kill -9 of snakemake")
     if whole_group:
         os.killpg(process.pid, signal.SIGKILL)
@@ -96,7 +98,9 @@ def test_results_of_an_older_configuration_are_not_merged(folder, undisturbed, t
     reference, _ = undisturbed
     for kind in ("models", "evaluations"):
         shutil.copytree(reference / OUT / kind, folder / OUT / kind)
-        shutil.copytree(cell(reference).parents[0] / "seed0", cell(folder, seed=7), dirs_exist_ok=True)
+        finished = folder / OUT / kind / "tiny" / "relu"
+        shutil.copytree(finished / "seed0", finished / "seed7")
+        shutil.copytree(finished, finished.with_name("kaf_swish"))
     old = folder / OUT / "evaluations" / "tiny" / "relu" / "seed0"
     shutil.copy(old / "pgd.json", old / "older_attack.json")
     tally.tried("results of another configuration in the folder")
@@ -112,7 +116,10 @@ def test_results_of_an_older_configuration_are_not_merged(folder, undisturbed, t
     tally.held("results of another configuration in the folder")
 
 
-def test_killed_while_aggregating(folder, undisturbed, tally):
+@pytest.mark.parametrize(
+    "seconds", [0.0, 0.4, *[pytest.param(late, marks=pytest.mark.slow) for late in (0.2, 0.6, 0.8, 1.0)]]
+)
+def test_killed_while_aggregating(folder, undisturbed, tally, seconds):
     """The summary is whole or absent, and made again."""
     reference, _ = undisturbed
     for kind in ("models", "evaluations"):
@@ -120,9 +127,8 @@ def test_killed_while_aggregating(folder, undisturbed, tally):
     summary = folder / OUT / "summary.csv"
     arguments = [f"{OUT}/summary.csv", *ARGUMENTS[1:]]
     process = start(folder, *arguments)
-    end = time.monotonic() + 120
-    while not processes(folder, "aggregate.py") and time.monotonic() < end:
-        time.sleep(0.02)
+    until(lambda: processes(folder, "aggregate.py"), 120)
+    time.sleep(seconds)
     tally.tried("kill -9 while aggregating")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -130,4 +136,5 @@ def test_killed_while_aggregating(folder, undisturbed, tally):
     run(folder, "--unlock")
     run(folder, *arguments)
     assert summary.read_text().count("\n") == 3
+    assert not [path for path in summary.parent.iterdir() if path.name.startswith(".")]
     tally.held("kill -9 while aggregating")

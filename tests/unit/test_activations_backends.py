@@ -127,7 +127,7 @@ def test_extremes(arguments, backend):
 @pytest.mark.parametrize("shape", [(3, 32, 8, 12), (2, 16, 4, 4), (2, 32, 3, 5), (2, 24, 4, 8)])
 @pytest.mark.skipif(INTERPRETED, reason="the compiled library's own")
 def test_channels_last_on_the_cpu_has_the_same_bits(shape):
-    """Sixteen channels at a time, or through tiles: what each point gets is the same, far points and NaN too."""
+    """Sixteen channels at a time, or through tiles: each point gets the same, far points and NaN too."""
     layer = make(shape[1])
     x, g = 4 * torch.randn(shape), torch.randn(shape)
     x.flatten()[::37] *= 100
