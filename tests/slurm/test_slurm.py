@@ -407,9 +407,11 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
 
 
 @pytest.mark.slow
-def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally):
-    """An array of twenty tasks of fifty, two at a time; one task is cancelled and made again."""
-    seeds = {"seeds": list(range(1000)), "experiments": {"tiny": {"activations": ["relu"]}}}
+@pytest.mark.parametrize("tasks", [4, 20])
+def test_a_large_grid(cluster, slurm, folder, prepared, tmp_path, tally, tasks):
+    """An array of tasks of fifty trainings, two at a time; one task is cancelled and made again."""
+    count = 50 * tasks
+    seeds = {"seeds": list(range(count)), "experiments": {"tiny": {"activations": ["relu"]}}}
     seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
     (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
     started = time.monotonic()
@@ -427,14 +429,15 @@ def test_a_thousand_trainings(cluster, slurm, folder, prepared, tmp_path, tally)
     cluster.run("scancel", cluster.jobs("running")[0]["id"])
     finish(process, folder, 3 * 3600)
     minutes = (time.monotonic() - started) / 60
-    one_job_on_a_gpu(watch.stop(), 21)
-    assert len(weights(folder)) == 1000
-    assert list(submissions(folder)[0].values()) == [("group_train_train", 20), ("group_train_train", 1)]
+    one_job_on_a_gpu(watch.stop(), tasks + 1)
+    assert len(weights(folder)) == count
+    assert list(submissions(folder)[0].values()) == [("group_train_train", tasks), ("group_train_train", 1)]
     tally.held("SLURM: one job of a large grid cancelled")
     tally.figure(
-        "largest grid run", f"1,000 trainings, an array of 20 tasks and one more, {minutes:.0f} minutes"
+        "large grid run",
+        f"{count:,} trainings, an array of {tasks} tasks and one more, {minutes:.0f} minutes",
     )
-    some = [0, 499, 999]
+    some = [0, count // 2, count - 1]
     reference = undisturbed(
         *(prepared, tmp_path, "models", "--config", f"seeds={some}"),
         "experiments={tiny: {activations: [relu], train_examples: 25, training: {epochs: 1}}}",

@@ -43,7 +43,7 @@ rule card:
         settings=lambda wildcards: json.dumps(card_settings(config, **wildcards)),
         code=CARD_CODE,
     shell:
-        "python {input.script} --settings {params.settings:q} --model {input.model:q}"
+        "exec python {input.script} --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --data {input.data:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q}"
         " --record {output.record:q} --tensors {output.tensors:q} --batch-size {resources.batch_size}"

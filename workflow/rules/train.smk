@@ -33,7 +33,7 @@ rule train:
         registered=registered,
         code=TRAINING_CODE,
     shell:
-        "python {input.script} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {input.script} --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"
 
@@ -63,6 +63,6 @@ rule lr_range_test:
         registered=registered,
         code=TRAINING_CODE,
     shell:
-        "python {input.script} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {input.script} --settings {params.settings:q} --data {input.data:q}"
         " --csv {output.csv:q} --json {output.json:q}"
         " --device {resources.device} --threads {threads} > {log:q} 2>&1"

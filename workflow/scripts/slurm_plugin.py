@@ -192,7 +192,8 @@ def patient(checked):
     """The plugin's look at its jobs: what it takes to be running is still there, and nothing is forgotten."""
 
     async def check_active_jobs(self, active_jobs):
-        answers = self._status_query_calls
+        # the thread that looks is there before what the plugin counts with, and before any job
+        answers = getattr(self, "_status_query_calls", 0)
         doubts, self.doubts = getattr(self, "doubts", {}), {}
         async for info in checked(self, active_jobs):
             number = info.external_jobid
