@@ -1,6 +1,8 @@
 """What mends the SLURM executor plugin; with a real SLURM: tests/slurm/."""
 
+import asyncio
 import importlib.metadata
+from types import SimpleNamespace
 
 import pytest
 import slurm_plugin
@@ -36,3 +38,16 @@ def test_the_jobs_of_a_line_of_squeue(number, tasks):
 )
 def test_scripts_stay_below_the_limit(sizes, parts):
     assert [sizes[part] for part in slurm_plugin.parts(sizes, 10)] == parts
+
+
+def test_a_look_before_the_executor_is_complete():
+    """The thread that looks at the jobs may be there first; if it died, the jobs' end would never be seen."""
+
+    async def checked(self, active_jobs):
+        for info in active_jobs:
+            yield info
+
+    async def look():
+        return [info async for info in slurm_plugin.patient(checked)(SimpleNamespace(), [])]
+
+    assert asyncio.run(look()) == []
