@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kafnets.data import load
-from kafnets.errors import UserError
+from kafnets.errors import UserError, is_out_of_memory
 from kafnets.evaluation import evaluate
 from kafnets.models import create_model
 from kafnets.training import loop
@@ -37,6 +37,33 @@ def network(most):
     torch.manual_seed(0)
     model = create_model("resnet8", activation="kaf", num_classes=10).eval()
     return nn.Sequential(Full(most), model)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (torch.AcceleratorError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:124] DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_SUPPORTED"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_in_all_its_guises(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_the_hosts_own_words():
+    with pytest.raises(RuntimeError) as error:
+        torch.empty(2**55)
+    assert is_out_of_memory(error.value)
 
 
 def without_time(figures):

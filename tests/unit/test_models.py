@@ -6,6 +6,7 @@ from kafnets import create_model, load_model, save_model
 from kafnets.errors import UserError
 from kafnets.models.resnet import SameConv2d
 from kafnets.training.loop import count_parameters
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
@@ -158,6 +159,42 @@ def test_a_wrong_shape_is_named(saved):
     rewrite(saved, lambda tensors: tensors.update({"stem.act.alpha": torch.zeros(3, 20)}))
     with pytest.raises(UserError, match=r"stem\.act\.alpha has shape \(3, 20\)"):
         load_model(saved)
+
+
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda weights: weights.double(), "is of torch.float64, the network needs torch.float32"),
+        (lambda weights: weights.to(torch.int32), "is of torch.int32, the network needs torch.float32"),
+        (lambda weights: weights.clone().fill_(torch.nan), "holds NaN or infinite values"),
+        (lambda weights: weights.index_fill(0, torch.tensor([1]), torch.inf), "holds NaN or infinite values"),
+    ],
+)
+def test_a_tensor_of_another_type_or_not_finite_is_named(saved, change, message):
+    rewrite(saved, lambda tensors: tensors.update({"stem.act.alpha": change(tensors["stem.act.alpha"])}))
+    with pytest.raises(UserError, match=rf"stem\.act\.alpha {message}"):
+        load_model(saved)
+
+
+@pytest.mark.injects("weights files with wrong tensors, or pickles")
+@pytest.mark.parametrize(
+    "description",
+    ["{", "[1]", "{}", '{"architecture": "resnet9000"}', '{"architecture": "resnet8", "activation": [1]}']
+    + [
+        '{"architecture": "resnet8", "num_classes": "many"}',
+        '{"architecture": "resnet8", "extra": 1}',
+        "[" * 9999,
+    ],
+)
+def test_a_description_of_no_network(saved, description):
+    tensors = load_file(saved)
+    with safe_open(saved, framework="pt") as file:
+        (key,) = file.metadata()
+    save_file(tensors, saved, metadata={key: description})
+    with pytest.raises(UserError, match="network description") as error:
+        load_model(saved)
+    assert str(saved) in str(error.value)
 
 
 @pytest.mark.injects("weights files with wrong tensors, or pickles")
