@@ -60,7 +60,7 @@ def test_kill_9_of_snakemake(folder, undisturbed, tally, seed, whole_group):
     """The power fails (snakemake and its jobs), or snakemake alone dies and its job works on as an orphan."""
     reference, seconds = undisturbed
     process = start(folder, *ARGUMENTS)
-    time.sleep(random.Random(seed).uniform(0.1, 0.6) * seconds)
+    time.sleep(random.Random(seed).uniform(0.1, 0.45) * seconds)
     assert process.poll() is None, "too quick to be disturbed"
     tally.tried("kill -9 of snakemake")
     if whole_group:
