@@ -1,5 +1,7 @@
 """How every figure looks: sizes, one colour an activation, and files that are the same bytes every time."""
 
+import io
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -73,8 +75,10 @@ def figure(width, height, rows=1, columns=1, **options):
 def save(drawn, pdf, png):
     """Writes a figure as PDF and PNG and closes it; the same figure gives the same bytes."""
     for path, kind, metadata in ((pdf, "pdf", {"CreationDate": None}), (png, "png", {"Software": None})):
+        content = io.BytesIO()  # matplotlib on a full disk ends in an error that does not say so
+        drawn.savefig(content, format=kind, metadata=metadata)
         with atomic_path(path) as temporary:
-            drawn.savefig(temporary, format=kind, metadata=metadata)
+            temporary.write_bytes(content.getvalue())
     pyplot.close(drawn)
 
 
