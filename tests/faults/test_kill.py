@@ -2,6 +2,7 @@
 
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -20,6 +21,7 @@ from tests.repository import ENVIRONMENT
 from tests.scripts import (
     EPOCHS,
     SCRIPTS,
+    call,
     complete,
     config,
     dying,
@@ -239,7 +241,7 @@ def test_a_damaged_checkpoint(context, data, undisturbed, tmp_path, tally, damag
     assert outcome(tmp_path) == expected
     words = log_of(tmp_path).read_text()
     assert "resuming" not in words
-    assert f"{checkpoint}: damaged, its checksum is another; training from the start" in words
+    assert f"{checkpoint}: damaged, its checksum is another; beginning again" in words
     tally.bits("damaged checkpoints")
 
 
@@ -255,3 +257,40 @@ def test_a_checkpoint_that_cannot_be_read(context, data, tmp_path, tally):
     assert process.exitcode == 2 and "Traceback" not in words
     assert words.splitlines()[-1].startswith(f"error: {checkpoint}: cannot be read: Is a directory")
     tally.held("damaged checkpoints")
+
+
+def test_a_finished_training_that_was_thrown_away_is_written_again(
+    context, data, undisturbed, tmp_path, tally, monkeypatch
+):
+    """As Snakemake does with all that a group has made, when one of it fails."""
+    expected, _ = undisturbed["relu"]
+    monkeypatch.setenv("KAFNETS_KEEP_CHECKPOINT", "1")
+    fresh = multiprocessing.get_context("spawn")  # the forkserver has its environment already
+    assert call(fresh, "train.py", training_arguments(tmp_path, data, "relu"), log_of(tmp_path))[0] == 0
+    for name in FILES:
+        (tmp_path / name).unlink()
+    monkeypatch.delenv("KAFNETS_KEEP_CHECKPOINT")
+    tally.tried("a finished training thrown away")
+    log_of(tmp_path).unlink()
+    complete(context, tmp_path, data, "relu")
+    words = log_of(tmp_path).read_text()
+    assert f"resuming at epoch {EPOCHS + 1}, step 1" in words and "loss" not in words
+    assert outcome(tmp_path) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    tally.bits("a finished training thrown away")
+
+
+def test_a_checkpoint_of_other_code_is_left_and_removed_at_the_end(
+    context, data, undisturbed, tmp_path, tally
+):
+    """After an edit or a pull in the middle of a run: half of each would be a training of no code at all."""
+    expected, _ = undisturbed["relu"]
+    interrupted(context, tmp_path, data)
+    arguments = [*training_arguments(tmp_path, data, "relu"), "--code", "another"]
+    tally.tried("a checkpoint of other code")
+    log_of(tmp_path).unlink()
+    code, words = call(context, "train.py", arguments, log_of(tmp_path))
+    assert code == 0 and "resuming" not in words
+    assert outcome(tmp_path) == expected
+    assert sorted(path.name for path in tmp_path.iterdir()) == FILES
+    tally.bits("a checkpoint of other code")

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from kafnets import checkpoint
 from kafnets.data import Dataset
 from kafnets.errors import UserError
+from kafnets.interruption import Interrupted
 from kafnets.models import create_model
-from kafnets.training import checkpoint, monitor, nonfinite, train
+from kafnets.training import monitor, nonfinite, train
 from kafnets.training.adversaries import fbf, no_adversary
 from kafnets.training.augmentation import crop_flip
-from kafnets.training.loop import Interrupted, Training, initial_model, parameter_groups, run_fingerprint
+from kafnets.training.loop import Training, initial_model, parameter_groups, run_fingerprint
 from kafnets.training.lr_range import lr_range, suggest
 from kafnets.training.monitor import catastrophic_overfitting, probe
 from kafnets.training.schedule import exponential, learning_rates
@@ -156,6 +158,7 @@ def test_another_implementation_of_the_kaf_is_another_run(dataset, monkeypatch):
     monkeypatch.setattr("kafnets.training.loop.active_backend", lambda device: "another")
     assert run_fingerprint(settings(), dataset, CPU) != before
     assert run_fingerprint({**settings(), "activation": "relu"}, dataset, CPU)
+    assert run_fingerprint(settings(), dataset, CPU, "code") != run_fingerprint(settings(), dataset, CPU)
 
 
 def test_standard_training_takes_the_images_as_they_are():

@@ -118,6 +118,8 @@ BASE_LIBRARY = library(
     "errors.py",
     "cli.py",
     "progress.py",
+    "checkpoint.py",
+    "interruption.py",
 )
 MODEL_LIBRARY = library("activations", "models")
 ATTACK_BASE = library(

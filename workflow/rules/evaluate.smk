@@ -2,6 +2,7 @@
 #   in:  {OUT}/models/.../model.safetensors, {OUT}/data/{dataset}.safetensors; for attacks that craft examples on
 #        other models, those of the experiment's other activations, same seed
 #   out: {OUT}/evaluations/{experiment}/{activation}/seed{seed}/ {attack}.json, {attack}.safetensors (verdicts)
+#        (resume-*.ckpt there is the state of an unfinished attack, as in train.smk)
 
 
 rule evaluate:
@@ -37,4 +38,4 @@ rule evaluate:
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"
-        " --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code} --device {resources.device} --threads {threads} > {log:q} 2>&1"

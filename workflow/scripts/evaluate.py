@@ -3,18 +3,21 @@
     python workflow/scripts/evaluate.py --model model.safetensors --data results/data/cifar10.safetensors \\
         --settings '{"method": "pgd", "eps": "8/255", "step": "2/255", "iterations": 50, "restarts": 10}' \\
         --record pgd.json --verdicts pgd.safetensors
+
+Killed at any moment and called again, the attacks `pgd` and `thesis_pgd` go on where they were.
 """
 
 import argparse
 from pathlib import Path
 
 import torch
-from kafnets import cli, records
+from kafnets import checkpoint, cli, records
 from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.errors import UserError
-from kafnets.evaluation import IDENTITY, AttackProgress, evaluate
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.evaluation import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
+from kafnets.files import alone, atomic_path, discard, sha256, write_json
+from kafnets.interruption import Interrupted, SignalFlag
 from kafnets.models import load_model
 from kafnets.progress import line
 from safetensors.torch import save
@@ -41,6 +44,7 @@ def main():
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
     parser.add_argument("--verdicts", required=True, type=Path, help="written: one verdict per image")
     parser.add_argument("--batch-size", type=positive, help="images per forward pass (no effect on verdicts)")
+    parser.add_argument("--code", default="", help="its version: a checkpoint of another is not used")
     parser.add_argument("--device", help="auto, cpu or cuda (default: the settings', else auto)")
     parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
@@ -72,14 +76,28 @@ def main():
         }
         if waited and records.tells_of(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}):
             line("the other process has judged it")
-        else:
+            return 0
+        name = checkpoint.fingerprint({**facts, "device": str(device), "code": arguments.code})
+        beside = f"resume-{arguments.record.stem}"
+        checkpoint_path = arguments.record.parent / f"{beside}-{name}.ckpt"
+        if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
+            return 0
+        with SignalFlag() as stop:
+            try:
+                run(arguments, settings, dataset, device, facts, Memory(checkpoint_path, name, stop))
+            except Interrupted as signal_name:
+                line(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
+                return signal_name.exit_code
+        for path in {checkpoint_path, *checkpoint_path.parent.glob(f"{beside}-*.ckpt")}:
+            discard(path)
+        return 0
 
 
-def run(arguments, settings, dataset, device, facts):
+def run(arguments, settings, dataset, device, facts, memory=None):
     """Judges and writes; `facts` are what the record says of its inputs."""
     name = settings.get("attack", settings.get("method", "attack"))
-    progress = AttackProgress(f"{name} on {arguments.model.parent}")
+    progress = AttackProgress(f"{name} on {arguments.model.parent}", memory)
     started = records.now()
     figures, verdicts = evaluate(
         load_model(arguments.model, device),
@@ -89,6 +107,7 @@ def run(arguments, settings, dataset, device, facts):
         sources=[load_model(path, device) for path in arguments.sources],
         batch_size=arguments.batch_size or settings.get("batch_size"),
         progress=progress,
+        memory=memory,
     )
     progress.close()
     line(

@@ -20,13 +20,20 @@ def main():
 
     if len(arguments.csv) != len(arguments.json):
         raise UserError(f"--json: {len(arguments.csv)} files are needed, one for each of --csv")
-    tests = []
-    for losses, path in zip(arguments.csv, arguments.json, strict=True):
-        record = read_json(path)
-        if not Path(losses).is_file() or sha256(losses) != record.get("csv_sha256"):
-            raise UserError(f"{losses}: its checksum is not the one in {path}; delete both to test again")
-        tests.append((record["activation"], read_losses(losses), record["suggested"]))
+    tests = [read(losses, path) for losses, path in zip(arguments.csv, arguments.json, strict=True)]
     style.save(lr_range.draw(tests), arguments.pdf, arguments.png)
+
+
+def read(losses, path):
+    """The activation of a test, the columns of its CSV file, and the range that its record suggests.
+
+    Raises:
+        UserError: when either file is absent or damaged, or the test ended before its first step.
+    """
+    record = read_json(path)
+    if not Path(losses).is_file() or sha256(losses) != record.get("csv_sha256"):
+        raise UserError(f"{losses}: its checksum is not the one in {path}; delete both to test again")
+    return record["activation"], read_losses(losses), record["suggested"]
 
 
 def read_losses(path):

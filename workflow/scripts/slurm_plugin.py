@@ -20,6 +20,7 @@ import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
 
@@ -44,6 +45,7 @@ def mend():
         return
     executor.run_jobs, executor.run_array_jobs = run_jobs, run_array_jobs
     executor.check_active_jobs = patient(executor.check_active_jobs)
+    executor.report_job_success = tidy(executor.report_job_success)
     plugin.query_job_status = query(plugin.query_job_status)
     os.environ["SLURM_BITSTR_LEN"] = "0"  # squeue and sacct print "7_[2-9,12,...]" in full
 
@@ -87,12 +89,15 @@ def command(self, job):
     """What the job would run by itself; but a group in one step, on its cores, by one snakemake.
 
     By itself it starts a step and a snakemake for each of its jobs, which takes as long as a small training.
+    When one of them fails, Snakemake throws away what the others made; trainings keep their checkpoints until
+    the whole group is done (:func:`tidy`), so that they are written again and not trained again.
     """
     whole = self.format_job_exec(job)
     inside = whole.replace(self.additional_general_args(), f"--cores {job.threads}")
     if not job.is_group() or inside == whole:
         return whole
-    return f"srun -n1 --nodes=1 --cpus-per-task={job.threads} --cpu-bind=q sh -c {shlex.quote(inside)}"
+    step = f"srun -n1 --nodes=1 --cpus-per-task={job.threads} --cpu-bind=q"
+    return f"KAFNETS_KEEP_CHECKPOINT=1 {step} sh -c {shlex.quote(inside)}"
 
 
 def parts(sizes, limit):
@@ -158,6 +163,19 @@ def submit_array(self, jobs, commands):
 
 
 # -- what became of the jobs
+
+
+def tidy(reported):
+    """The plugin's report of a success; what a group kept in case it fails is removed."""
+
+    def report_job_success(self, info):
+        reported(self, info)
+        members = info.job.jobs if info.job.is_group() else []
+        folders = {Path(path).parent for job in members if job.name == "train" for path in job.output}
+        for checkpoint in (path for folder in folders for path in folder.glob("resume-*.ckpt")):
+            checkpoint.unlink(missing_ok=True)
+
+    return report_job_success
 
 
 def tasks(number):

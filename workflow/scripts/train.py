@@ -8,17 +8,22 @@ Killed at any moment and called again, it goes on where it was.
 
 import argparse
 import csv
+import os
 from pathlib import Path
 
 import torch
 from kafnets import cli, records
 from kafnets.data import load
 from kafnets.device import resolve
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.files import alone, atomic_path, discard, sha256, write_json
+from kafnets.interruption import Interrupted
 from kafnets.models import save_model
 from kafnets.training import train
-from kafnets.training.loop import Interrupted, run_fingerprint
+from kafnets.training.loop import run_fingerprint
 from kafnets.training.monitor import catastrophic_overfitting
+
+# Set where Snakemake may throw a finished training away with others that fail: it is then written again.
+KEEP_CHECKPOINT = "KAFNETS_KEEP_CHECKPOINT"
 
 
 def main():
@@ -30,6 +35,7 @@ def main():
     parser.add_argument("--model", required=True, type=Path, help="written: the weights")
     parser.add_argument("--history", required=True, type=Path, help="written: one row an epoch")
     parser.add_argument("--record", required=True, type=Path, help="written: what was done, where, how long")
+    parser.add_argument("--code", default="", help="its version: a checkpoint of another is not used")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument(
         "--threads", type=int, default=1, help="CPU threads; weights are equal for equal threads"
@@ -39,7 +45,8 @@ def main():
     settings = cli.settings_argument(arguments.settings)
     device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
-    checkpoint_path = arguments.model.parent / f"resume-{run_fingerprint(settings, dataset, device)}.ckpt"
+    name = run_fingerprint(settings, dataset, device, arguments.code)
+    checkpoint_path = arguments.model.parent / f"resume-{name}.ckpt"
     with alone(arguments.record) as waited:
         if waited and is_trained(arguments, settings, dataset):
             print("the other process has trained it")
@@ -60,7 +67,7 @@ def run(arguments, settings, dataset, device, checkpoint_path):
     """Trains and writes; the exit code."""
     started = records.now()
     try:
-        model, history, facts = train(settings, dataset, device, checkpoint_path)
+        model, history, facts = train(settings, dataset, device, checkpoint_path, code=arguments.code)
     except Interrupted as signal_name:
         print(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
         return signal_name.exit_code
@@ -85,7 +92,10 @@ def run(arguments, settings, dataset, device, checkpoint_path):
             "history_sha256": sha256(arguments.history),
         },
     )
-    checkpoint_path.unlink(missing_ok=True)
+    # those of other settings or code too: these results are in the place of theirs
+    for path in {checkpoint_path, *checkpoint_path.parent.glob("resume-*.ckpt")}:
+        if path != checkpoint_path or not os.environ.get(KEEP_CHECKPOINT):
+            discard(path)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The state of an unfinished training on disk.
+"""The state of an unfinished training or attack on disk.
 
 One file that names the run's settings by a fingerprint, carries its own checksum, and is opened only when
 both agree.
@@ -10,9 +10,9 @@ import json
 
 import torch
 
-from ..errors import UserError
-from ..files import atomic_path
-from ..progress import line
+from .errors import UserError
+from .files import atomic_path
+from .progress import line
 
 _MAGIC = b"kafnets-checkpoint-1\n"
 
@@ -43,16 +43,16 @@ def read(path, expected_fingerprint):
         return None
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be read: {error.strerror}; mend that, or delete it to train from the start"
+            f"{path}: cannot be read: {error.strerror}; mend that, or delete it to begin again"
         ) from None
     header, digest, body = content[: len(_MAGIC)], content[len(_MAGIC) :][:64], content[len(_MAGIC) + 65 :]
     if header != _MAGIC or hashlib.sha256(body).hexdigest().encode() != digest:
-        line(f"{path}: damaged, its checksum is another; training from the start")
+        line(f"{path}: damaged, its checksum is another; beginning again")
         return None
     state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     if state["fingerprint"] != expected_fingerprint:
         raise UserError(
             f"{path}: belongs to a run with other settings ({state['fingerprint']}, "
-            f"this run is {expected_fingerprint}); delete it to train from the start"
+            f"this run is {expected_fingerprint}); delete it to begin again"
         )
     return state

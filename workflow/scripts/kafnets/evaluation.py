@@ -5,6 +5,7 @@ import time
 import torch
 from torch.nn import functional
 
+from . import checkpoint
 from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict
 from .config import fraction
 from .device import exact_convolutions
@@ -26,12 +27,15 @@ _NOT_FOR_ATTACK = (
     "sources",
 )
 _RADII = ("eps", "step")
+# Attacks that go on where they were interrupted; of the others every call is all or nothing.
+RESUMABLE = ("pgd", "thesis_pgd")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
 _SECONDS_BETWEEN_LINES = 20
+CHECKPOINT_SECONDS = 300
 
 
-def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, progress=None):
+def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, progress=None, memory=None):
     """Attacks every image and counts what stays rightly classified.
 
     The attack runs on a faster copy of the network that computes the same up to rounding. The verdicts are
@@ -50,12 +54,14 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
             for each of the activations in `settings["sources"]`.
         batch_size (int, optional): images per forward pass; halved as often as the device's memory asks for.
         progress (callable, optional): see :func:`kafnets.attacks.pgd`.
+        memory (Memory, optional): where the attack, one of the `RESUMABLE`, goes on after an interruption.
 
     Returns:
         (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
 
     Raises:
         UserError: for an unknown method or wrong settings.
+        Interrupted: by `memory`, after a signal.
     """
     if images.dtype is not torch.uint8:
         raise ValueError(f"images: expected uint8 pixels, found {images.dtype}")
@@ -70,11 +76,14 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     arguments = {"seed": settings.get("start_seed", 0), **attack_settings(settings)}
     if len(sources) != len(settings.get("sources", ())):
         raise UserError(f"sources: expected {len(settings.get('sources', ()))} models, found {len(sources)}")
+    first = {} if memory is None else {"memory": memory}
     if "sources" in settings:
         arguments["sources"] = [folded(source) for source in sources]
 
     def judge(batch_size):
-        result = attack(folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments)
+        result = attack(
+            folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments, **first
+        )
         queries = result.queries
         with exact_convolutions():
             clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
@@ -83,7 +92,12 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
                 disputed = robust & ~result.robust
                 if disputed.any():
                     again = attack(
-                        model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments
+                        model,
+                        pixels[disputed],
+                        labels[disputed],
+                        batch_size=batch_size,
+                        progress=None if memory is None else memory.stop.check,
+                        **arguments,
                     )
                     robust[disputed] = again.robust
                     queries += again.queries
@@ -96,7 +110,7 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     except (TypeError, ValueError) as error:
         raise UserError(f"attack {settings.get('attack', method)}: {error}") from error
     synchronize(device)
-    seconds = time.perf_counter() - started
+    seconds = time.perf_counter() - started + (memory.seconds if memory is not None else 0)
     zero, _ = in_memory(lambda size: zero_gradient_fraction(model, pixels, labels, size), batch_size)
     correct = int(robust.sum())
     figures = {
@@ -115,6 +129,49 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     if result.distances is not None:
         verdicts["distance"] = result.distances.to("cpu", torch.float32).contiguous()
     return figures, verdicts
+
+
+class Memory:
+    """The state of an attack on disk, from which the same evaluation goes on after an interruption.
+
+    Args:
+        path (Path): the file; it is the caller's to delete at the end.
+        name (str): of all that decides the verdicts (:func:`kafnets.checkpoint.fingerprint`).
+        stop (SignalFlag): asked after every pass; when there was a signal, the state is saved first.
+    """
+
+    def __init__(self, path, name, stop):
+        self.path, self.name, self.stop = path, name, stop
+        self.seconds = 0.0  # spent by the processes before this one
+        self.started = self.saved = time.monotonic()
+        self.written = False
+
+    def recall(self):
+        """The state that was saved, or None.
+
+        Raises:
+            UserError: when the file cannot be read, or belongs to another evaluation.
+        """
+        saved = checkpoint.read(self.path, self.name)
+        if saved is None:
+            return None
+        if not self.written:  # else it is this process's own, of before it ran out of memory
+            self.seconds = saved["seconds"]
+            line(f"going on after {duration(self.seconds)} of the attack")
+        return saved["attack"]
+
+    def note(self, state):
+        """Saves what `state()` returns when it is time to.
+
+        Raises:
+            Interrupted: when there was a signal.
+        """
+        now = time.monotonic()
+        if self.stop.received or now - self.saved > CHECKPOINT_SECONDS:
+            seconds = self.seconds + now - self.started
+            checkpoint.write(self.path, {"fingerprint": self.name, "seconds": seconds, "attack": state()})
+            self.saved, self.written = time.monotonic(), True
+        self.stop.check()
 
 
 def in_memory(compute, batch_size):
@@ -185,16 +242,22 @@ def synchronize(device):
 
 
 class AttackProgress:
-    """Shows how far an attack has come: a bar on a terminal, else a line to the log now and then."""
+    """Shows how far an attack has come: a bar on a terminal, else a line to the log now and then.
 
-    def __init__(self, name):
-        self.name, self.started = name, time.perf_counter()
+    Args:
+        name (str): what the line begins with.
+        memory (Memory, optional): knows the time that was spent before an interruption.
+    """
+
+    def __init__(self, name, memory=None):
+        self.name, self.memory, self.started = name, memory, time.perf_counter()
         self.written = self.started
         self.bar = bar(None, name)
 
     def __call__(self, done, left, accuracy):
         now = time.perf_counter()
-        remaining = (now - self.started) * left / done
+        gone = now - self.started + (0 if self.memory is None else self.memory.seconds)
+        remaining = gone * left / done
         self.bar.total = done + left
         self.bar.set_postfix_str(f"accuracy {accuracy:.2%}", refresh=False)
         self.bar.update(done - self.bar.n)
@@ -203,7 +266,7 @@ class AttackProgress:
             share = done / (done + left)
             line(
                 f"{self.name}: {share:4.0%}, accuracy {accuracy:.2%} so far, "
-                f"{duration(now - self.started)} gone, at most {duration(remaining)} left"
+                f"{duration(gone)} gone, at most {duration(remaining)} left"
             )
 
     def close(self):

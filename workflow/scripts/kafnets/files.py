@@ -68,6 +68,12 @@ def _remove_leftovers(path):
             leftover.unlink()
 
 
+def discard(path):
+    """Removes a file, if it is there, and what killed writers left of it."""
+    _remove_leftovers(path)
+    path.unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def alone(path):
     """No second process makes the file `path` within the block: it waits, and says for whom.

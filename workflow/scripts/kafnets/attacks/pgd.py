@@ -51,6 +51,7 @@ def pgd(
     seed=0,
     starts=None,
     progress=None,
+    memory=None,
 ):
     r"""Searches the ball around every image for one that is misclassified.
 
@@ -84,6 +85,9 @@ def pgd(
         starts: (restarts * max(targets, 1), N, ...) start points to use instead, inside the ball.
         progress: called as progress(done, left, accuracy) after every pass: forward passes in images so
             far, at most how many are left, and the share of images not yet fooled.
+        memory: where to go on after an interruption: memory.recall() is the state that the same call left, or
+            None, and memory.note(state) is called after every pass with a function that returns the state.
+            What is gone on with ends as if it had not been interrupted, on the CPU to the bit.
 
     Shape:
         images (N, ...), labels (N,) -> adversarial (N, ...), robust (N,), clean (N,)
@@ -129,7 +133,7 @@ def pgd(
             clean = is_correct(logits, classes)
             ranked = _rivals(logits, classes)[:, :targets] if targets else None
         stream = _Stream(model, rule, pixels, classes, clean, ranked)
-        stream.run(starts, batch_size, progress)
+        stream.run(starts, batch_size, progress, memory)
     return AttackResult(
         adversarial=stream.adversarial.to(images.device),
         robust=torch.from_numpy(stream.clean & ~stream.found).to(images.device),
@@ -369,24 +373,56 @@ class _Stream:
         self.right_at = np.zeros(rule.iterations + 1, np.int64)
         self.queries = self.gradients = 0
 
-    def run(self, starts, batch_size, progress):
-        chosen = self.clean if self.rule.early_stop else np.ones_like(self.clean)
-        self.jobs = deque((image, 0) for image in np.flatnonzero(chosen).tolist())
-        self.waiting = (
-            len(self.jobs) * self.rule.runs
-        )  # restarts of the queued images, the later ones included
+    def run(self, starts, batch_size, progress, memory):
         self.starts, self.drawn = starts, {}
-        slots = min(batch_size, len(self.jobs))
-        passes = len(self.jobs) * self.rule.iterations // max(slots, 1)
-        self.step = _step_of(self.model, self.rule, slots, passes)
-        self._open(slots)
+        state = None if memory is None else memory.recall()
+        # the slots of another batch size may be more than the device's memory holds
+        if state is None or state["batch_size"] != batch_size:
+            self._open(batch_size)
+        else:
+            self._restore(state)
         while len(self.image):
             self._pass()
             if progress is not None:
                 progress(self.queries, self._left(), float((self.clean & ~self.found).mean()))
+            if memory is not None:
+                memory.note(lambda: self._state(batch_size))
 
-    def _open(self, slots):
-        """Fills the slots for the first time."""
+    def _state(self, batch_size):
+        """All that the next pass depends on, for :meth:`_restore`."""
+        return {
+            "batch_size": batch_size,
+            "slots": torch.from_numpy(np.stack([self.image, self.restart, self.done, self.row])),
+            "jobs": torch.tensor(list(self.jobs), dtype=torch.int64).view(-1, 2),
+            "found": torch.from_numpy(self.found),
+            "right_at": torch.from_numpy(self.right_at),
+            "counts": [self.waiting, self.queries, self.gradients],
+            "adversarial": self.adversarial,
+            "pixels": self.pixels,
+            "classes": self.classes,
+        }
+
+    def _restore(self, state):
+        device = self.images.device
+        self.image, self.restart, self.done, self.row = state["slots"].numpy()
+        self.jobs = deque(map(tuple, state["jobs"].tolist()))
+        self.found, self.right_at = state["found"].numpy(), state["right_at"].numpy()
+        self.waiting, self.queries, self.gradients = state["counts"]
+        self.adversarial = state["adversarial"].to(device)
+        self.pixels = {name: tensor.to(device) for name, tensor in state["pixels"].items()}
+        self.classes = {name: tensor.to(device) for name, tensor in state["classes"].items()}
+        slots = len(self.classes["labels"])
+        self.step = _step_of(self.model, self.rule, slots, self._left() // max(slots, 1))
+
+    def _open(self, batch_size):
+        """Queues all jobs and fills the slots for the first time."""
+        chosen = self.clean if self.rule.early_stop else np.ones_like(self.clean)
+        self.jobs = deque((image, 0) for image in np.flatnonzero(chosen).tolist())
+        # restarts of the queued images, the later ones included
+        self.waiting = len(self.jobs) * self.rule.runs
+        slots = min(batch_size, len(self.jobs))
+        passes = len(self.jobs) * self.rule.iterations // max(slots, 1)
+        self.step = _step_of(self.model, self.rule, slots, passes)
         self.image, self.restart, self.done = np.zeros((3, slots), np.int64)
         self.row = np.arange(slots)
         nothing = self.images.new_zeros(slots, *self.images.shape[1:])

@@ -31,6 +31,7 @@ def thesis_pgd(
     seed=0,
     starts=None,
     progress=None,
+    memory=None,
 ):
     """PGD against the model's own predictions, one best restart for the whole set.
 
@@ -40,8 +41,8 @@ def thesis_pgd(
     changed the largest share of the predictions (the first of equals), instead of the worst per image.
 
     Args:
-        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts, progress: as
-            in :func:`pgd`, with the same random starts. The labels serve for the verdict only.
+        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts, progress,
+            memory: as in :func:`pgd`, with the same random starts. The labels serve for the verdict only.
 
     Returns:
         AttackResult: `robust` is True where the chosen restart's last point gets the true label, so it does
@@ -72,8 +73,11 @@ def thesis_pgd(
     elif not isinstance(starts, torch.Tensor) or len(starts) != restarts:
         raise ValueError(f"starts: expected a tensor of shape {(restarts, *images.shape)} (restarts, N, ...)")
 
-    chosen, most_changed, queries, gradients = None, -1.0, len(images), 0
-    for restart in range(restarts):
+    best = {"restart": 0, "chosen": None, "most_changed": -1.0, "queries": len(images), "gradients": 0}
+    state = None if memory is None else memory.recall()
+    if state is not None:
+        best = state["best"]
+    for restart in range(best["restart"], restarts):
         result = pgd(
             model,
             images,
@@ -86,20 +90,39 @@ def thesis_pgd(
             batch_size=batch_size,
             starts=starts[restart][None],
             progress=_whole_progress(progress, restart, restarts, len(images) * (iterations + 2)),
+            memory=None if memory is None else _MemoryOfARestart(memory, best, state),
         )
-        queries, gradients = queries + result.queries, gradients + result.gradients
+        state = None
         changed = 1 - result.robust.float().mean().item()
-        if changed > most_changed:
-            chosen, most_changed = result.adversarial, changed
+        if changed > best["most_changed"]:
+            best.update(chosen=result.adversarial, most_changed=changed)
+        best.update(
+            restart=restart + 1,
+            queries=best["queries"] + result.queries,
+            gradients=best["gradients"] + result.gradients,
+        )
     with frozen(model):
-        outputs = predict(model, chosen.to(device), batch_size)
+        outputs = predict(model, best["chosen"].to(device), batch_size)
     return AttackResult(
-        adversarial=chosen,
+        adversarial=best["chosen"].to(images.device),
         robust=is_correct(outputs, truth).to(images.device),
         clean=is_correct(logits, truth).to(images.device),
-        queries=queries + len(images),
-        gradients=gradients,
+        queries=best["queries"] + len(images),
+        gradients=best["gradients"],
     )
+
+
+class _MemoryOfARestart:
+    """The memory of :func:`pgd` in one restart, within that of all of them."""
+
+    def __init__(self, memory, best, state):
+        self.memory, self.best, self.state = memory, best, state
+
+    def recall(self):
+        return None if self.state is None else self.state["pgd"]
+
+    def note(self, state):
+        self.memory.note(lambda: {"best": self.best, "pgd": state()})
 
 
 def _whole_progress(progress, restart, restarts, per_restart):

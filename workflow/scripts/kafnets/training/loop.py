@@ -1,7 +1,6 @@
 """The training loop: every step is a function of the settings, the seed and the state of a checkpoint."""
 
 import contextlib
-import signal
 import time
 
 import numpy as np
@@ -9,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .. import progress
+from .. import checkpoint, progress
 from ..activations.functional import active_backend
 from ..config import fraction
 from ..errors import UserError, is_out_of_memory
+from ..interruption import Interrupted, SignalFlag
 from ..models import create_model
 from ..registry import ADVERSARIES, is_trainable, lookup
-from . import checkpoint, monitor, nonfinite
+from . import monitor, nonfinite
 from .augmentation import AUGMENTATIONS
 from .graph import Replayed, computing_on
 from .schedule import learning_rates
@@ -30,14 +30,6 @@ CHECKPOINT_SECONDS = 60.0
 CHECK_STEPS = 100
 CLEAN_IMAGES = 1000
 PROBE_SEED = 20200701
-
-
-class Interrupted(Exception):
-    """A signal asked the training to stop; its state is on disk."""
-
-    def __init__(self, signal_number):
-        super().__init__(signal.Signals(signal_number).name)
-        self.exit_code = 128 + signal_number
 
 
 def initial_model(settings):
@@ -320,33 +312,10 @@ def _floats(images, device):
     return images.to(device).float().div_(255)
 
 
-class SignalFlag:
-    """Remembers a request to stop, so that the pass under way can end (use as a context manager)."""
-
-    signals = (signal.SIGTERM, signal.SIGINT)
-
-    def __enter__(self):
-        self.received = None
-        self.previous = [signal.signal(number, self._receive) for number in self.signals]
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in zip(self.signals, self.previous, strict=True):
-            signal.signal(number, handler)
-
-    def _receive(self, number, _):
-        self.received = number
-
-    def check(self, *_):
-        """Raises Interrupted when there was one."""
-        if self.received:
-            raise Interrupted(self.received)
-
-
-def run_fingerprint(settings, dataset, device):
-    """A short name of all that decides a run's weights: settings, data, and how a KAF is computed."""
-    backend = kaf_backend(settings, device)
-    return checkpoint.fingerprint({"settings": settings, "data": dataset.sha256, "kaf_backend": backend})
+def run_fingerprint(settings, dataset, device, code=""):
+    """A short name of all that decides a run's weights: settings, data, code, and how a KAF is computed."""
+    facts = {"settings": settings, "data": dataset.sha256, "kaf_backend": kaf_backend(settings, device)}
+    return checkpoint.fingerprint({**facts, "code": code})
 
 
 def kaf_backend(settings, device):
@@ -354,7 +323,15 @@ def kaf_backend(settings, device):
     return active_backend(device) if is_trainable(settings["activation"]) else None
 
 
-def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPOINT_SECONDS, deferred=None):
+def train(
+    settings,
+    dataset,
+    device,
+    checkpoint_path,
+    checkpoint_seconds=CHECKPOINT_SECONDS,
+    deferred=None,
+    code="",
+):
     """Trains one network from its settings, or from where an interrupted run of the same settings stopped.
 
     On the CPU a run interrupted at any moment and resumed ends with the weights of an uninterrupted one,
@@ -368,6 +345,7 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
             `checkpoint_seconds` within one and on SIGTERM or SIGINT. It is the caller's to delete at the end.
         checkpoint_seconds (float): seconds between two checkpoints within an epoch.
         deferred (bool, optional): see :class:`Training`.
+        code (str): names the code that trains; a checkpoint of other code is another run's.
 
     Returns:
         (nn.Module, list of dict, dict): the trained network, one row an epoch, and `parameters`,
@@ -379,11 +357,11 @@ def train(settings, dataset, device, checkpoint_path, checkpoint_seconds=CHECKPO
         Interrupted: after a signal, with the state saved.
     """
     with computing_on(device):
-        return _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred)
+        name = run_fingerprint(settings, dataset, device, code)
+        return _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred, name)
 
 
-def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred):
-    name = run_fingerprint(settings, dataset, device)
+def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, deferred, name):
     training = Training(settings, dataset, device, deferred)
     measure = Monitor(settings, dataset, device)
     rates = learning_rates(training.options, training.steps_per_epoch)

@@ -1,0 +1,34 @@
+"""Requests to stop: what computes for long saves its state first."""
+
+import signal
+
+
+class Interrupted(Exception):
+    """A signal asked the process to stop; its state is on disk."""
+
+    def __init__(self, signal_number):
+        super().__init__(signal.Signals(signal_number).name)
+        self.exit_code = 128 + signal_number
+
+
+class SignalFlag:
+    """Remembers a request to stop, so that the pass under way can end (use as a context manager)."""
+
+    signals = (signal.SIGTERM, signal.SIGINT)
+
+    def __enter__(self):
+        self.received = None
+        self.previous = [signal.signal(number, self._receive) for number in self.signals]
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in zip(self.signals, self.previous, strict=True):
+            signal.signal(number, handler)
+
+    def _receive(self, number, _):
+        self.received = number
+
+    def check(self, *_):
+        """Raises Interrupted when there was one."""
+        if self.received:
+            raise Interrupted(self.received)
