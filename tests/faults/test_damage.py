@@ -7,55 +7,30 @@ import shutil
 
 import pytest
 from kafnets import summary
-from kafnets.config import evaluation_settings, training_settings
 from kafnets.data import load
+from kafnets.diagnostics import reading
 from kafnets.errors import UserError
-from kafnets.files import read_json, sha256, write_sealed
+from kafnets.files import read_json, sha256
 
-from tests.scripts import call, complete, config, evaluation_arguments, log_of, script, sources
+from tests.scripts import call, complete, evaluation_arguments, sources
 
-ATTACKS = ("clean", "pgd")
 FLIPS = 25
-
-
-@pytest.fixture(scope="module")
-def finished(context, data, tmp_path_factory):
-    """One training and its evaluations, and the run of a manifest that lists them."""
-    folder = tmp_path_factory.mktemp("finished")
-    complete(context, folder, data, "kaf")
-    for attack in ATTACKS:
-        arguments = evaluation_arguments(folder, data, "kaf", attack)
-        process = context.Process(target=script, args=("evaluate.py", arguments, log_of(folder)))
-        process.start()
-        process.join(300)
-        assert process.exitcode == 0, log_of(folder).read_text()[-2000:]
-    run = summary.Run(
-        experiment="tiny",
-        activation="kaf",
-        seed=0,
-        architecture="resnet8",
-        dataset="digits",
-        training_record=str(folder / "record.json"),
-        history=str(folder / "history.csv"),
-        training_settings=training_settings(config(), "tiny", "kaf", 0),
-        evaluations={
-            attack: {
-                "record": str(folder / f"{attack}.json"),
-                "verdicts": str(folder / f"{attack}.safetensors"),
-                "settings": evaluation_settings(config(), "tiny", "kaf", 0, attack),
-            }
-            for attack in ATTACKS
-        },
-    )
-    write_sealed(folder / "manifest.jsonl", json.dumps(dataclasses.asdict(run)) + "\n")
-    summary.write_rows(folder / "summary.csv", summary.summarize([run]))
-    return folder, run
 
 
 def weights_are_those_of_the_record(folder):
     import evaluate
 
     evaluate.weights_checksum(folder / "model.safetensors", folder / "record.json")
+
+
+def card_tensors(path):
+    return {name: array.tolist() for name, array in reading.tensors(reading.read(path)).items()}
+
+
+def lr_range(folder):
+    import plot_lr_range
+
+    return plot_lr_range.read(folder / "lr_range.csv", folder / "lr_range.json")
 
 
 READERS = {
@@ -68,6 +43,10 @@ READERS = {
         dataclasses.asdict(one) for one in summary.read_manifest(folder / "manifest.jsonl")
     ],
     "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv"),
+    "card.json": lambda folder, run, data: dataclasses.asdict(reading.read(folder / "card.json")),
+    "card.safetensors": lambda folder, run, data: card_tensors(folder / "card.json"),
+    "lr_range.json": lambda folder, run, data: lr_range(folder),
+    "lr_range.csv": lambda folder, run, data: lr_range(folder),
     "digits.safetensors": lambda folder, run, data: load(data),
     "digits.json": lambda folder, run, data: load(data),
 }

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -24,6 +25,7 @@ from tests.repository import (
 )
 from tests.scripts import until
 
+SUMMARY = f"{OUT}/summary.csv"
 ARGUMENTS = ["evaluations", "--config", "seeds=[0]", "experiments={tiny: {activations: [relu]}}"]
 
 
@@ -34,7 +36,9 @@ def undisturbed(tmp_path_factory):
     run(folder, f"{OUT}/data/digits.json")
     started = time.monotonic()
     run(folder, *ARGUMENTS)
-    return folder, time.monotonic() - started
+    seconds = time.monotonic() - started
+    run(folder, SUMMARY, *ARGUMENTS[1:])
+    return folder, seconds
 
 
 @pytest.fixture
@@ -44,6 +48,8 @@ def folder(undisturbed, tmp_path):
     shutil.copytree(undisturbed[0], folder, symlinks=True)
     for made in ("models", "evaluations", "logs"):
         shutil.rmtree(folder / OUT / made)
+    for made in ("summary.csv", "summary.csv.sha256", "manifest.jsonl", "manifest.jsonl.sha256"):
+        (folder / OUT / made).unlink()
     return folder
 
 
@@ -73,7 +79,7 @@ def test_kill_9_of_snakemake(folder, undisturbed, tally, seed, whole_group):
     assert same(folder, reference)
     left = [path for path in (folder / OUT).rglob("*") if path.name.startswith((".", "resume-"))]
     assert not [path for path in left if path.suffix != ".ckpt"], left
-    tally.held("kill -9 of snakemake")
+    tally.bits("kill -9 of snakemake")
 
 
 def test_two_pipelines_in_one_folder(folder, undisturbed, tally):
@@ -90,7 +96,7 @@ def test_two_pipelines_in_one_folder(folder, undisturbed, tally):
     assert second.returncode != 0 and "cannot be locked" in output and first_words
     first.wait(300)
     assert first.returncode == 0 and same(folder, reference)
-    tally.held("a second pipeline in the same folder")
+    tally.bits("a second pipeline in the same folder")
 
 
 def test_results_of_an_older_configuration_are_not_merged(folder, undisturbed, tally):
@@ -124,17 +130,37 @@ def test_killed_while_aggregating(folder, undisturbed, tally, seconds):
     reference, _ = undisturbed
     for kind in ("models", "evaluations"):
         shutil.copytree(reference / OUT / kind, folder / OUT / kind)
-    summary = folder / OUT / "summary.csv"
-    arguments = [f"{OUT}/summary.csv", *ARGUMENTS[1:]]
+    summary, whole = folder / SUMMARY, (reference / SUMMARY).read_bytes()
+    arguments = [SUMMARY, *ARGUMENTS[1:]]
     process = start(folder, *arguments)
     until(lambda: processes(folder, "aggregate.py"), 120)
     time.sleep(seconds)
     tally.tried("kill -9 while aggregating")
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert not summary.exists() or summary.read_text().count("\n") == 3
+    assert not summary.exists() or summary.read_bytes() == whole
     run(folder, "--unlock")
     run(folder, *arguments)
-    assert summary.read_text().count("\n") == 3
+    assert summary.read_bytes() == whole
     assert not [path for path in summary.parent.iterdir() if path.name.startswith(".")]
-    tally.held("kill -9 while aggregating")
+    tally.bits("kill -9 while aggregating")
+
+
+# kB beyond the repository and the data: for logs only; a checkpoint; a model too; hardly an evaluation
+@pytest.mark.parametrize("room", [40, *[pytest.param(kb, marks=pytest.mark.slow) for kb in (500, 900, 1200)]])
+def test_the_disk_fills_under_the_pipeline(folder, undisturbed, disk, tally, room):
+    """Its own records of what it did, and its words, are on that disk too."""
+    reference, _ = undisturbed
+    full = disk("size=64m") / "run"
+    shutil.copytree(folder, full, symlinks=True)
+    used = int(subprocess.check_output(["du", "-sk", full]).split()[0])
+    subprocess.run(["mount", "-o", f"remount,size={used + room}k", full.parent], check=True)
+    tally.tried("full disk under the whole pipeline")
+    run(full, *ARGUMENTS, check=False)
+    assert not same(full, reference), "there was room for everything"
+    subprocess.run(["mount", "-o", "remount,size=64m", full.parent], check=True)
+    run(full, "--unlock")
+    run(full, *ARGUMENTS)
+    assert same(full, reference)
+    assert not [path for path in (full / OUT).rglob(".*") if path.is_file()]
+    tally.bits("full disk under the whole pipeline")

@@ -292,6 +292,14 @@ class Cluster:
                 process.kill()
                 process.wait()
 
+    def power_off(self):
+        """The node is gone from one moment to the next: its daemon, what watches the jobs, and the jobs."""
+        self.stop("slurmd", signal.SIGKILL)
+        subprocess.run(["pkill", "-KILL", "-x", "slurmstepd"])
+        for pid in self._left_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def restart_slurmctld(self):
         """The controller comes back (after it was killed) and remembers the jobs."""
         self.start("slurmctld", "slurmctld", "-D", "-f", self.folder / "slurm.conf")

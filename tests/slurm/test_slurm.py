@@ -19,6 +19,7 @@ from cluster import Cluster, unavailable
 
 from tests.repository import (
     OUT,
+    REQUIRED,
     TINY,
     cell,
     copy_repository,
@@ -31,8 +32,6 @@ from tests.repository import (
     words,
 )
 
-# In CI, where SLURM is installed, a cluster that does not start is a failure and nothing to skip.
-REQUIRED = os.environ.get("KAFNETS_REQUIRE_SLURM") == "1"
 pytestmark = pytest.mark.skipif(not REQUIRED and unavailable() is not None, reason=unavailable() or "")
 
 PROFILE = [
@@ -228,7 +227,7 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
     # by SLURM as the same task, by Snakemake as another job
     ends = {name: (cluster.job(job)["JobState"], cluster.job(job)["Restarts"]) for name, job in jobs.items()}
     assert ends == {"relu": ("COMPLETED", "1"), "kaf": ("CANCELLED", "0"), "swish": ("TIMEOUT", "0")}
-    tally.held("SLURM: a training requeued, cancelled, over its time limit", 3)
+    tally.bits("SLURM: a training requeued, cancelled, over its time limit", 3)
 
     ((array, submitted),) = submissions(folder)[0].items()
     assert submitted == ("rule_train", 4) and {job.partition("_")[0] for job in jobs.values()} == {array}
@@ -245,7 +244,10 @@ def test_what_is_interrupted_goes_on_and_what_fails_names_its_log(
 
 @pytest.mark.slow
 def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, tmp_path, tally):
-    """An array of two tasks with two trainings each, one after another; a task is cancelled in its second."""
+    """An array of two tasks with two trainings each, one after another; a task is cancelled in its second.
+
+    Snakemake throws its first away with it: that one is written again from its checkpoint, not trained again.
+    """
     group = ["--groups", "train=train", "--group-components", "train=2", "--resources", "slot=1"]
     group += ["--set-resource-scopes", "slot=local"]
     config = ["experiments={tiny: {training: {epochs: 6}}}"]
@@ -274,9 +276,12 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     finish(process, folder, 900)
     assert len(weights(folder)) == 4 and weights(folder) == weights(reference)
+    log = folder / first[number].replace("models", "logs/train", 1).replace("/model.safetensors", ".log")
+    assert "resuming at epoch 7, step 1" in log.read_text(), log.read_text()
+    assert not list(folder.rglob("resume-*")), "checkpoints of what is done are removed at the end"
     assert list(submissions(folder)[0].values()) == [("group_train_train", 2), ("group_train_train", 1)]
     one_job_on_a_gpu(watch.stop(), 3)
-    tally.held("SLURM: a job of several trainings cancelled when one was done")
+    tally.bits("SLURM: a job of several trainings cancelled when one was done")
 
 
 def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
@@ -307,7 +312,7 @@ def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
     tally.tried("SLURM: jobs for two GPUs, the node drained in between", jobs)
     assert len(weights(folder)) == 2 and weights(folder) == weights(reference)
     assert len(verdicts(folder)) == 4 and verdicts(folder) == verdicts(reference)
-    tally.held("SLURM: jobs for two GPUs, the node drained in between", jobs)
+    tally.bits("SLURM: jobs for two GPUs, the node drained in between", jobs)
 
 
 @pytest.mark.slow
@@ -338,7 +343,7 @@ def test_preempted_by_an_urgent_job(cluster, slurm, folder, prepared, tmp_path, 
     assert "resuming at epoch" in training_log(folder, "relu")
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     assert weights(folder) == weights(reference)
-    tally.held("SLURM: a training preempted")
+    tally.bits("SLURM: a training preempted")
 
 
 @pytest.mark.slow
@@ -354,7 +359,7 @@ def test_preempted_and_not_queued_again(cluster, slurm, folder, prepared, tmp_pa
     assert "resuming at epoch" in training_log(folder, "relu")
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
     assert weights(folder) == weights(reference)
-    tally.held("SLURM: a training preempted and not queued again")
+    tally.bits("SLURM: a training preempted and not queued again")
 
 
 @pytest.mark.slow
@@ -387,7 +392,7 @@ def test_the_controller_is_killed(cluster, slurm, folder, prepared, tmp_path, ta
     finish(process, folder, 900)
     assert jobs_of(folder) == 2
     assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
-    tally.held("SLURM: kill -9 of the controller")
+    tally.bits("SLURM: kill -9 of the controller")
 
 
 @pytest.mark.slow
@@ -403,14 +408,57 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
     cluster.restart_slurmd()
     finish(process, folder, 900)
     assert weights(folder) == weights(undisturbed(prepared, tmp_path, "models", "--config", *config))
-    tally.held("SLURM: kill -9 of the node's daemon")
+    tally.bits("SLURM: kill -9 of the node's daemon")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tasks", [4, 20])
-def test_a_large_grid(cluster, slurm, folder, prepared, tmp_path, tally, tasks):
-    """An array of tasks of fifty trainings, two at a time; one task is cancelled and made again."""
-    count = 50 * tasks
+@pytest.mark.parametrize("options", [(), ("--slurm-no-requeue",)], ids=["queued again", "not queued again"])
+def test_the_node_loses_its_power(cluster, slurm, folder, prepared, tmp_path, tally, options):
+    """Its daemon and all that it ran are gone, and SLURM is told: NODE_FAIL. The training goes on later."""
+    config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
+    process = slurm(folder, "models", *options, config=config)
+    ((_, number),) = freeze(folder, ["relu"]).values()
+    tally.tried("SLURM: a node that fails")
+    cluster.power_off()
+    cluster.run("scontrol", "update", f"node={cluster.host}", "state=down", "reason=test")
+    cluster.restart_slurmd()
+    finish(process, folder, 900)
+    job = cluster.job(number)
+    ended = ("NODE_FAIL", "0", 2) if options else ("COMPLETED", "1", 1)
+    assert (job["JobState"], job["Restarts"], jobs_of(folder)) == ended
+    assert "resuming at epoch" in training_log(folder, "relu")
+    reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
+    assert weights(folder) == weights(reference)
+    tally.bits("SLURM: a node that fails")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(unavailable(True) is not None, reason=unavailable(True) or "")
+@pytest.mark.parametrize("cluster", [True], indirect=True)
+def test_with_accounts(cluster, slurm, folder, tally):
+    """slurmdbd and MariaDB: what became of arrays, cancelled tasks too, is asked of sacct."""
+    process = slurm(
+        folder,
+        "models",
+        "--slurm-status-command",
+        "sacct",
+        config=["experiments={tiny: {training: {epochs: 4}}}"],
+    )
+    cluster.until(lambda: len(cluster.jobs("running")) == 2, "the array", 300)
+    running = cluster.jobs("running")[0]["id"]
+    tally.tried("SLURM with accounts: a task cancelled")
+    cluster.run("scancel", running)
+    finish(process, folder, 600)
+    assert len(weights(folder)) == 4 and jobs_of(folder) == 5
+    ends = cluster.run("sacct", "-X", "-n", "-P", "--format=JobID,State").splitlines()
+    assert len(ends) == 5 and f"{running}|CANCELLED by 0" in ends, ends
+    tally.held("SLURM with accounts: a task cancelled")
+
+
+@pytest.mark.slow
+def test_a_large_grid(cluster, slurm, folder, prepared, tmp_path, tally):
+    """An array of twenty tasks of fifty trainings, two at a time; one task is cancelled and made again."""
+    count, tasks = 1000, 20
     seeds = {"seeds": list(range(count)), "experiments": {"tiny": {"activations": ["relu"]}}}
     seeds["experiments"]["tiny"].update(train_examples=25, training={"epochs": 1})
     (folder / "grid.yaml").write_text(yaml.safe_dump(seeds))
@@ -443,26 +491,3 @@ def test_a_large_grid(cluster, slurm, folder, prepared, tmp_path, tally, tasks):
         "experiments={tiny: {activations: [relu], train_examples: 25, training: {epochs: 1}}}",
     )
     assert len(weights(reference)) == 3 and weights(reference).items() <= weights(folder).items()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(unavailable(True) is not None, reason=unavailable(True) or "")
-@pytest.mark.parametrize("cluster", [True], indirect=True)
-def test_with_accounts(cluster, slurm, folder, tally):
-    """slurmdbd and MariaDB: what became of arrays, cancelled tasks too, is asked of sacct."""
-    process = slurm(
-        folder,
-        "models",
-        "--slurm-status-command",
-        "sacct",
-        config=["experiments={tiny: {training: {epochs: 4}}}"],
-    )
-    cluster.until(lambda: len(cluster.jobs("running")) == 2, "the array", 300)
-    running = cluster.jobs("running")[0]["id"]
-    tally.tried("SLURM with accounts: a task cancelled")
-    cluster.run("scancel", running)
-    finish(process, folder, 600)
-    assert len(weights(folder)) == 4 and jobs_of(folder) == 5
-    ends = cluster.run("sacct", "-X", "-n", "-P", "--format=JobID,State").splitlines()
-    assert len(ends) == 5 and f"{running}|CANCELLED by 0" in ends, ends
-    tally.held("SLURM with accounts: a task cancelled")
