@@ -412,19 +412,20 @@ def test_the_nodes_daemon_is_killed(cluster, slurm, folder, prepared, tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [(), ("--slurm-no-requeue",)], ids=["queued again", "not queued again"])
-def test_the_node_loses_its_power(cluster, slurm, folder, prepared, tmp_path, tally, options):
+@pytest.mark.parametrize("requeue", [1, 0], ids=["queued again", "not queued again"])
+def test_the_node_loses_its_power(cluster, slurm, folder, prepared, tmp_path, tally, requeue):
     """Its daemon and all that it ran are gone, and SLURM is told: NODE_FAIL. The training goes on later."""
     config = ["seeds=[0]", "experiments={tiny: {activations: [relu], training: {epochs: 12}}}"]
-    process = slurm(folder, "models", *options, config=config)
+    process = slurm(folder, "models", config=config)
     ((_, number),) = freeze(folder, ["relu"]).values()
+    cluster.run("scontrol", "update", f"JobId={number}", f"Requeue={requeue}")  # clusters may forbid it
     tally.tried("SLURM: a node that fails")
     cluster.power_off()
     cluster.run("scontrol", "update", f"node={cluster.host}", "state=down", "reason=test")
     cluster.restart_slurmd()
     finish(process, folder, 900)
     job = cluster.job(number)
-    ended = ("NODE_FAIL", "0", 2) if options else ("COMPLETED", "1", 1)
+    ended = ("COMPLETED", "1", 1) if requeue else ("NODE_FAIL", "0", 2)
     assert (job["JobState"], job["Restarts"], jobs_of(folder)) == ended
     assert "resuming at epoch" in training_log(folder, "relu")
     reference = undisturbed(prepared, tmp_path, "models", "--config", *config)
