@@ -99,7 +99,7 @@ def test_killed_at_every_moment_of_every_file(context, data, undisturbed, tmp_pa
 def name_of_checkpoint(data, activation):
     settings = training_settings(config(), "tiny", activation, 0)
     dataset = load(data, train_examples=settings["train_examples"])
-    return f"resume-{loop.run_fingerprint(settings, dataset, torch.device('cpu'))}.ckpt"
+    return f"resume-record-{loop.run_fingerprint(settings, dataset, torch.device('cpu'))}.ckpt"
 
 
 def position(checkpoint):

@@ -18,7 +18,7 @@ ATTACKS = {
     "momentum": {"method": "pgd", "iterations": 20, "restarts": 2, "momentum": 0.9, "targets": 2, **BALL},
     "long_thesis": {"method": "thesis_pgd", "iterations": 20, "restarts": 4, **BALL},
 }
-OF_THE_RUN = {"wall_seconds", "peak_memory_bytes", "started", "finished", "environment", "checksum"}
+OF_THE_RUN = {"code", "wall_seconds", "peak_memory_bytes", "started", "finished", "environment", "checksum"}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def test_killed_again_and_again(context, data, trained, undisturbed, tmp_path, t
     folder, log = tmp_path / "run", tmp_path / "log"
     evaluate = ("evaluate.py", arguments_of(trained, data, attack, folder), log)
     kills = 0
-    while True:
+    while kills < 30:
         process = context.Process(target=killed_after, args=(31, *evaluate))
         process.start()
         process.join(300)
@@ -103,13 +103,14 @@ def test_killed_again_and_again(context, data, trained, undisturbed, tmp_path, t
     tally.bits(KILL, kills)
 
 
-def slowly(*arguments):
-    """What a process runs that takes its time between two passes: a script."""
+def slowly(begun, *arguments):
+    """What a process runs that takes its time between passes, and says when the first is over: a script."""
     note = evaluation.Memory.note
 
     def slow(self, state):
-        time.sleep(0.05)
         note(self, state)
+        begun.touch()
+        time.sleep(0.05)
 
     evaluation.Memory.note = slow
     script(*arguments)
@@ -121,10 +122,10 @@ def test_preempted(context, data, trained, undisturbed, tmp_path, tally, attack,
     """The state is saved, whatever the time since the last one, and the exit code is not 0."""
     folder, log = tmp_path / "run", tmp_path / "log"
     evaluate = ("evaluate.py", arguments_of(trained, data, attack, folder), log)
-    process = context.Process(target=slowly, args=evaluate)
+    begun = tmp_path / "begun"
+    process = context.Process(target=slowly, args=(begun, *evaluate))
     process.start()
-    until((folder / f"{attack}.lock").exists)
-    time.sleep(1)
+    until(begun.exists)
     tally.tried(SIGNAL)
     started = time.monotonic()
     os.kill(process.pid, number)

@@ -1,10 +1,13 @@
 """A device whose memory is full: an attack goes on with smaller batches, a training names one that fits."""
 
+import signal
+
 import pytest
 import torch
 from kafnets.data import load
 from kafnets.errors import UserError, is_out_of_memory
-from kafnets.evaluation import evaluate
+from kafnets.evaluation import Memory, evaluate
+from kafnets.interruption import Interrupted
 from kafnets.models import create_model
 from kafnets.training import loop
 from torch import nn
@@ -84,6 +87,43 @@ def test_an_attacks_batch_is_halved_until_it_fits(data, tally, capsys, attack):
     assert verdicts.keys() == expected_verdicts.keys()
     assert all(torch.equal(verdicts[name], expected_verdicts[name]) for name in verdicts)
     tally.held(FAULT)
+
+
+class StopAfter:
+    """A signal that comes in the pass of this number; see `kafnets.interruption.SignalFlag`."""
+
+    def __init__(self, passes):
+        self.left = passes
+
+    @property
+    def received(self):
+        self.left -= 1
+        return signal.SIGTERM if self.left == 0 else None
+
+    def check(self):
+        if self.left == 0:
+            raise Interrupted(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("method", ["pgd", "thesis_pgd"])
+def test_an_attack_that_was_stopped_goes_on_with_the_batch_that_fitted(data, tmp_path, tally, capsys, method):
+    images = load(data, test_examples=30)
+    pair = images.test_images, images.test_labels
+    settings = {**ATTACKS["pgd"], "method": method}
+    tally.tried(FAULT)
+    path = tmp_path / "resume-pgd-0123456789abcdef.ckpt"
+    with pytest.raises(Interrupted):
+        evaluate(network(5), *pair, settings, batch_size=20, memory=Memory(path, "it", StopAfter(2)))
+    assert capsys.readouterr().err.count("out of memory") == 2
+    figures, verdicts = evaluate(
+        network(5), *pair, settings, batch_size=20, memory=Memory(path, "it", StopAfter(-1))
+    )
+    words = capsys.readouterr().err
+    assert "out of memory" not in words and "going on after" in words and figures["batch_size"] == 5
+    expected, expected_verdicts = evaluate(network(30), *pair, settings, batch_size=5)
+    assert without_time(figures) == without_time(expected)
+    assert all(torch.equal(verdicts[name], expected_verdicts[name]) for name in verdicts)
+    tally.bits(FAULT)
 
 
 def test_not_even_one_image_fits(data):

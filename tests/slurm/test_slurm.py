@@ -265,6 +265,7 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
             if first.setdefault(job, model) != model and any((folder / model).parent.glob("resume-*.ckpt")):
                 os.kill(pid, signal.SIGSTOP)
                 number = job
+                break  # the other job's second may have a checkpoint too, and shall go on
         return number
 
     cluster.until(a_second_training_is_on, "a second training", 300)

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import torch
 from kafnets import checkpoint, cli, records
+from kafnets.activations.functional import active_backend
 from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.errors import UserError
 from kafnets.evaluation import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
-from kafnets.files import alone, atomic_path, discard, sha256, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.interruption import Interrupted, SignalFlag
 from kafnets.models import load_model
 from kafnets.progress import line
@@ -68,6 +69,7 @@ def main():
         facts = {
             "settings": settings,
             "data_sha256": dataset.sha256,
+            "code": arguments.code,
             "model_sha256": weights_checksum(arguments.model, arguments.model_record),
             "source_sha256": {
                 name: weights_checksum(*pair)
@@ -77,20 +79,18 @@ def main():
         if waited and records.tells_of(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}):
             line("the other process has judged it")
             return 0
-        name = checkpoint.fingerprint({**facts, "device": str(device), "code": arguments.code})
-        beside = f"resume-{arguments.record.stem}"
-        checkpoint_path = arguments.record.parent / f"{beside}-{name}.ckpt"
         if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
             return 0
+        name = checkpoint.fingerprint({**facts, "device": device.type, "kaf_backend": active_backend(device)})
+        checkpoint_path = checkpoint.beside(arguments.record, name)
         with SignalFlag() as stop:
             try:
                 run(arguments, settings, dataset, device, facts, Memory(checkpoint_path, name, stop))
             except Interrupted as signal_name:
                 line(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
                 return signal_name.exit_code
-        for path in {checkpoint_path, *checkpoint_path.parent.glob(f"{beside}-*.ckpt")}:
-            discard(path)
+        checkpoint.discard(checkpoint_path)
         return 0
 
 

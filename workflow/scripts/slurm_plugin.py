@@ -15,6 +15,7 @@ github.com/snakemake/snakemake-executor-plugin-slurm. The plugin, as it is,
 Another version is left alone: look what it still needs, then change VERSION here or delete this file.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import re
@@ -45,7 +46,7 @@ def mend():
         return
     executor.run_jobs, executor.run_array_jobs = run_jobs, run_array_jobs
     executor.check_active_jobs = patient(executor.check_active_jobs)
-    executor.report_job_success = tidy(executor.report_job_success)
+    executor.handle_job_success = tidy(executor.handle_job_success)
     plugin.query_job_status = query(plugin.query_job_status)
     os.environ["SLURM_BITSTR_LEN"] = "0"  # squeue and sacct print "7_[2-9,12,...]" in full
 
@@ -165,17 +166,18 @@ def submit_array(self, jobs, commands):
 # -- what became of the jobs
 
 
-def tidy(reported):
-    """The plugin's report of a success; what a group kept in case it fails is removed."""
+def tidy(handled):
+    """What the plugin does when a job's outputs are there; what a group kept in case it fails is removed."""
 
-    def report_job_success(self, info):
-        reported(self, info)
-        members = info.job.jobs if info.job.is_group() else []
-        folders = {Path(path).parent for job in members if job.name == "train" for path in job.output}
-        for checkpoint in (path for folder in folders for path in folder.glob("resume-*.ckpt")):
-            checkpoint.unlink(missing_ok=True)
+    def handle_job_success(self, job):
+        handled(self, job)
+        members = job.jobs if job.is_group() else []
+        folders = {Path(path).parent for one in members if one.name == "train" for path in one.output}
+        with contextlib.suppress(OSError):  # no reason to end a run
+            for checkpoint in (path for folder in folders for path in folder.glob("resume-*.ckpt")):
+                checkpoint.unlink()
 
-    return report_job_success
+    return handle_job_success
 
 
 def tasks(number):

@@ -12,10 +12,10 @@ import os
 from pathlib import Path
 
 import torch
-from kafnets import cli, records
+from kafnets import checkpoint, cli, records
 from kafnets.data import load
 from kafnets.device import resolve
-from kafnets.files import alone, atomic_path, discard, sha256, write_json
+from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.interruption import Interrupted
 from kafnets.models import save_model
 from kafnets.training import train
@@ -46,7 +46,7 @@ def main():
     device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
     name = run_fingerprint(settings, dataset, device, arguments.code)
-    checkpoint_path = arguments.model.parent / f"resume-{name}.ckpt"
+    checkpoint_path = checkpoint.beside(arguments.record, name)
     with alone(arguments.record) as waited:
         if waited and is_trained(arguments, settings, dataset):
             print("the other process has trained it")
@@ -58,7 +58,7 @@ def is_trained(arguments, settings, dataset):
     """Whether the files that this call shall write are there, whole."""
     return records.tells_of(
         arguments.record,
-        {"settings": settings, "data_sha256": dataset.sha256},
+        {"settings": settings, "data_sha256": dataset.sha256, "code": arguments.code},
         {"model_sha256": arguments.model, "history_sha256": arguments.history},
     )
 
@@ -88,14 +88,12 @@ def run(arguments, settings, dataset, device, checkpoint_path):
             "final": history[-1],
             "catastrophic_overfitting": catastrophic_overfitting(history),
             "data_sha256": dataset.sha256,
+            "code": arguments.code,
             "model_sha256": sha256(arguments.model),
             "history_sha256": sha256(arguments.history),
         },
     )
-    # those of other settings or code too: these results are in the place of theirs
-    for path in {checkpoint_path, *checkpoint_path.parent.glob("resume-*.ckpt")}:
-        if path != checkpoint_path or not os.environ.get(KEEP_CHECKPOINT):
-            discard(path)
+    checkpoint.discard(checkpoint_path, keep=bool(os.environ.get(KEEP_CHECKPOINT)))
     return 0
 
 

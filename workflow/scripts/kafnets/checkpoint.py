@@ -7,11 +7,13 @@ both agree.
 import hashlib
 import io
 import json
+import os
+import re
 
 import torch
 
+from . import files
 from .errors import UserError
-from .files import atomic_path
 from .progress import line
 
 _MAGIC = b"kafnets-checkpoint-1\n"
@@ -22,12 +24,34 @@ def fingerprint(settings):
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def beside(record, name):
+    """The file of the state of what will end in the file `record`, by its fingerprint."""
+    return record.with_name(f"resume-{record.stem}-{name}.ckpt")
+
+
+def discard(path, keep=False):
+    """Removes the states beside a record, what killed writers left of them too.
+
+    Those of other settings, data or code as well: the record that is written now is in the place of theirs.
+
+    Args:
+        path (Path): what :func:`beside` returned.
+        keep (bool): leave `path` itself.
+    """
+    record = path.stem.rpartition("-")[0]
+    name = re.compile(rf"\.?({re.escape(record)}-[0-9a-f]{{16}}\.ckpt)(\..*)?")
+    matches = [match for match in map(name.fullmatch, os.listdir(path.parent)) if match]
+    for found in {match[1] for match in matches}:
+        if found != path.name or not keep:
+            files.discard(path.with_name(found))
+
+
 def write(path, state):
     """Writes `state` (tensors, numbers, strings, lists and dicts of them) atomically."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    with atomic_path(path) as temporary:
+    with files.atomic_path(path) as temporary:
         temporary.write_bytes(_MAGIC + hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
 
 

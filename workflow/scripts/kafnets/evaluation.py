@@ -71,6 +71,8 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     attack = lookup(ATTACKS, method, "method").load()
     device = device_of(model, images)
     batch_size = default_batch_size(device) if batch_size is None else batch_size
+    if memory is not None:
+        batch_size = memory.at_most(batch_size)
     pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)
     arguments = {"seed": settings.get("start_seed", 0), **attack_settings(settings)}
@@ -81,6 +83,8 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         arguments["sources"] = [folded(source) for source in sources]
 
     def judge(batch_size):
+        if memory is not None:
+            memory.batch_size = batch_size
         result = attack(
             folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments, **first
         )
@@ -92,12 +96,7 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
                 disputed = robust & ~result.robust
                 if disputed.any():
                     again = attack(
-                        model,
-                        pixels[disputed],
-                        labels[disputed],
-                        batch_size=batch_size,
-                        progress=None if memory is None else memory.stop.check,
-                        **arguments,
+                        model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments
                     )
                     robust[disputed] = again.robust
                     queries += again.queries
@@ -137,28 +136,32 @@ class Memory:
     Args:
         path (Path): the file; it is the caller's to delete at the end.
         name (str): of all that decides the verdicts (:func:`kafnets.checkpoint.fingerprint`).
-        stop (SignalFlag): asked after every pass; when there was a signal, the state is saved first.
+        stop (SignalFlag): asked after every pass; when there was a signal, the state is saved first. After
+            the attack it is not asked: what remains is short.
+
+    Raises:
+        UserError: when the file cannot be read, or belongs to another evaluation.
     """
 
     def __init__(self, path, name, stop):
         self.path, self.name, self.stop = path, name, stop
         self.seconds = 0.0  # spent by the processes before this one
         self.started = self.saved = time.monotonic()
-        self.written = False
+        self.batch_size = None  # of the attack that is under way
+        self.left = checkpoint.read(path, name)
+
+    def at_most(self, batch_size):
+        """The batch size to begin with: the one that an earlier process came down to, or else this one."""
+        return batch_size if self.left is None else min(batch_size, self.left["batch_size"])
 
     def recall(self):
-        """The state that was saved, or None.
-
-        Raises:
-            UserError: when the file cannot be read, or belongs to another evaluation.
-        """
-        saved = checkpoint.read(self.path, self.name)
-        if saved is None:
+        """The state that an earlier process left, or None: also when its batches were larger ones."""
+        left, self.left = self.left, None
+        if left is None or left["batch_size"] != self.batch_size:
             return None
-        if not self.written:  # else it is this process's own, of before it ran out of memory
-            self.seconds = saved["seconds"]
-            line(f"going on after {duration(self.seconds)} of the attack")
-        return saved["attack"]
+        self.seconds = left["seconds"]
+        line(f"going on after {duration(self.seconds)} of the attack")
+        return left["attack"]
 
     def note(self, state):
         """Saves what `state()` returns when it is time to.
@@ -168,9 +171,9 @@ class Memory:
         """
         now = time.monotonic()
         if self.stop.received or now - self.saved > CHECKPOINT_SECONDS:
-            seconds = self.seconds + now - self.started
-            checkpoint.write(self.path, {"fingerprint": self.name, "seconds": seconds, "attack": state()})
-            self.saved, self.written = time.monotonic(), True
+            facts = {"fingerprint": self.name, "seconds": self.seconds + now - self.started}
+            checkpoint.write(self.path, {**facts, "batch_size": self.batch_size, "attack": state()})
+            self.saved = time.monotonic()
         self.stop.check()
 
 

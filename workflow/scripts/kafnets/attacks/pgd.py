@@ -137,7 +137,7 @@ def pgd(
     return AttackResult(
         adversarial=stream.adversarial.to(images.device),
         robust=torch.from_numpy(stream.clean & ~stream.found).to(images.device),
-        clean=clean.to(images.device),
+        clean=torch.from_numpy(stream.clean).to(images.device),
         queries=len(images) + stream.queries,
         gradients=stream.gradients,
         accuracy_by_iteration=(stream.right_at / max(len(images), 1)).tolist(),
@@ -376,8 +376,7 @@ class _Stream:
     def run(self, starts, batch_size, progress, memory):
         self.starts, self.drawn = starts, {}
         state = None if memory is None else memory.recall()
-        # the slots of another batch size may be more than the device's memory holds
-        if state is None or state["batch_size"] != batch_size:
+        if state is None:
             self._open(batch_size)
         else:
             self._restore(state)
@@ -386,12 +385,17 @@ class _Stream:
             if progress is not None:
                 progress(self.queries, self._left(), float((self.clean & ~self.found).mean()))
             if memory is not None:
-                memory.note(lambda: self._state(batch_size))
+                memory.note(self._state)
 
-    def _state(self, batch_size):
-        """All that the next pass depends on, for :meth:`_restore`."""
+    def _state(self):
+        """All that the next pass and the verdicts depend on, for :meth:`_restore`.
+
+        What the model said of the unperturbed images too: where it is undecided, another device may hear
+        otherwise, and an image that was not attacked for one answer must not be judged by the other.
+        """
         return {
-            "batch_size": batch_size,
+            "clean": torch.from_numpy(self.clean),
+            "ranked": self.ranked,
             "slots": torch.from_numpy(np.stack([self.image, self.restart, self.done, self.row])),
             "jobs": torch.tensor(list(self.jobs), dtype=torch.int64).view(-1, 2),
             "found": torch.from_numpy(self.found),
@@ -404,6 +408,8 @@ class _Stream:
 
     def _restore(self, state):
         device = self.images.device
+        self.clean = state["clean"].numpy()
+        self.ranked = None if state["ranked"] is None else state["ranked"].to(device)
         self.image, self.restart, self.done, self.row = state["slots"].numpy()
         self.jobs = deque(map(tuple, state["jobs"].tolist()))
         self.found, self.right_at = state["found"].numpy(), state["right_at"].numpy()

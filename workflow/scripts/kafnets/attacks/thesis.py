@@ -67,16 +67,18 @@ def thesis_pgd(
     with frozen(model):
         logits = predict(model, images.to(device), batch_size)
     check_classes(labels, logits.shape[1])
-    predictions = logits.argmax(1)
     if starts is None:
         starts = RandomStarts(images, eps, seed)
     elif not isinstance(starts, torch.Tensor) or len(starts) != restarts:
         raise ValueError(f"starts: expected a tensor of shape {(restarts, *images.shape)} (restarts, N, ...)")
 
     best = {"restart": 0, "chosen": None, "most_changed": -1.0, "queries": len(images), "gradients": 0}
+    best["logits"] = logits
     state = None if memory is None else memory.recall()
     if state is not None:
         best = state["best"]
+    logits = best["logits"].to(device)
+    predictions = logits.argmax(1)
     for restart in range(best["restart"], restarts):
         result = pgd(
             model,
