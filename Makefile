@@ -46,12 +46,16 @@ audit: $(VENV)/.dev
 	$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check pip-audit==2.10.1
 	$(VENV)/audit/bin/pip-audit --strict --disable-pip --require-hashes --requirement requirements.lock
 
-# every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md
+# every fault and bad input, the long ones too, and what came of them: tests/RELIABILITY.md; then, with nothing beside
+# it, the grid of a thousand trainings through SLURM: tests/RELIABILITY_GRID.md
+GRID := tests/slurm/test_slurm.py::test_a_large_grid
+
 reliability: $(VENV)/.dev
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reliability tests/RELIABILITY.md \
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reliability tests/RELIABILITY.md --deselect $(GRID) \
 	    tests/slurm tests/faults tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
 	    tests/unit/test_models.py tests/unit/test_security.py tests/unit/test_training.py \
 	    tests/workflow/test_large_grid.py
+	python -m pytest --reliability tests/RELIABILITY_GRID.md $(GRID)
 
 # the CPU's part in under 10 minutes; benchmarks/RESULTS.md says what came of it
 bench: $(VENV)/.dev

@@ -363,7 +363,7 @@ ODDITIES = [
     "-.inf",
     "1.0e+400",
     "!!binary aGVsbG8=",
-    "!!set {a, b}",
+    "!!set {a}",  # of one: in which order a set is shown depends on the process
     "!!omap [a: 1]",
     "{1: 2}",
     "{null: 1}",
