@@ -100,8 +100,7 @@ def test_weights_are_not_exchanged_for_others(finished, tmp_path):
 
     folder, _ = finished
     other = tmp_path / "model.safetensors"
-    other.write_bytes((folder / "model.safetensors").read_bytes() + b"")
-    content = bytearray(other.read_bytes())
+    content = bytearray((folder / "model.safetensors").read_bytes())
     content[-1] ^= 1
     other.write_bytes(content)
     assert sha256(other) != read_json(folder / "record.json")["model_sha256"]

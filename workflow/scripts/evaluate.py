@@ -21,6 +21,7 @@ from kafnets.files import alone, atomic_path, sha256, write_json
 from kafnets.interruption import Interrupted, SignalFlag
 from kafnets.models import load_model
 from kafnets.progress import line
+from kafnets.registry import ACTIVATIONS, is_trainable
 from safetensors.torch import save
 
 
@@ -82,7 +83,8 @@ def main():
         if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
             return 0
-        name = checkpoint.fingerprint({**facts, "device": device.type, "kaf_backend": active_backend(device)})
+        backend = kaf_backend(settings.get("activation"), device)
+        name = checkpoint.fingerprint({**facts, "device": device.type, "kaf_backend": backend})
         checkpoint_path = checkpoint.beside(arguments.record, name)
         with SignalFlag() as stop:
             try:
@@ -130,6 +132,12 @@ def run(arguments, settings, dataset, device, facts, memory=None):
             "verdicts_sha256": sha256(arguments.verdicts),
         },
     )
+
+
+def kaf_backend(activation, device):
+    """What computes the network's KAFs; None where there are none, for choosing it may compile it first."""
+    fixed = activation in ACTIVATIONS and not is_trainable(activation)
+    return None if fixed else active_backend(device)
 
 
 def positive(text):
