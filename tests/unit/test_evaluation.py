@@ -12,7 +12,7 @@ from kafnets import evaluation
 from kafnets.attacks import pgd
 from kafnets.data import Dataset, save
 from kafnets.errors import UserError
-from kafnets.evaluation import evaluate, zero_gradient_fraction
+from kafnets.evaluation import evaluate, vanishing_gradients
 from kafnets.files import sha256, write_json
 from kafnets.models import create_model, save_model
 from safetensors.torch import load_file
@@ -71,7 +71,7 @@ def test_verdicts_are_the_networks_own_not_the_fast_copys(net, test_set, monkeyp
         def forward(self, x):
             return net(x).roll(1, dims=1)
 
-    monkeypatch.setattr(evaluation, "folded", lambda model: Fooled())
+    monkeypatch.setattr(evaluation, "fast_copy", lambda model, images: (Fooled(), ""))
     _, verdicts = evaluate(net, *test_set, PGD)
     expected = pgd(
         net, test_set[0].float() / 255, test_set[1], eps=4 / 255, step=2 / 255, iterations=3, restarts=2
@@ -96,7 +96,8 @@ def test_the_search_may_round_the_verdict_may_not(net, test_set, monkeypatch, di
             return net(x).roll(self.shift, dims=1)
 
     # shifted, the copy finds what the network does not confirm: then it is attacked itself
-    monkeypatch.setattr(evaluation, "folded", lambda model: Notes(int(disputed)))
+    monkeypatch.setattr(evaluation, "fast_copy", lambda model, images: (Notes(int(disputed)), ""))
+    monkeypatch.setattr(evaluation, "check_judgeable", lambda model, images: False)
     evaluate(Notes(0), *test_set, PGD, batch_size=40)
     search, verdict, zero_gradients = ((name, len(list(calls))) for name, calls in groupby(noted))
     assert (search[0], verdict[0], zero_gradients) == ("tf32", "ieee", ("tf32", 1))
@@ -122,7 +123,7 @@ def test_zero_gradients_are_counted():
             return torch.stack([score, -score], 1)
 
     images = torch.stack([torch.full((3, 4, 4), value) for value in (0.1, 0.2, 0.7, 0.8, 0.9)])
-    assert zero_gradient_fraction(Saturating(), images, torch.zeros(5, dtype=torch.long), 2) == 3 / 5
+    assert vanishing_gradients(Saturating(), images, torch.zeros(5, dtype=torch.long), 2) == (3 / 5, 0)
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,13 @@ import torch
 from torch.nn import functional
 
 from . import checkpoint
-from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict
+from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict, seeded
+from .attacks.expectation import Expectation
+from .attacks.pgd import margins, most_margin
 from .config import fraction
 from .device import exact_convolutions
 from .errors import UserError, is_out_of_memory
-from .folding import folded
+from .inspection import check_judgeable, fast_copy, sample
 from .progress import bar, duration, line
 from .registry import ATTACKS, lookup
 
@@ -25,12 +27,15 @@ _NOT_FOR_ATTACK = (
     "device",
     "start_seed",
     "sources",
+    "eot_samples",
 )
 _RADII = ("eps", "step")
 # Attacks that go on where they were interrupted; of the others every call is all or nothing.
 RESUMABLE = ("pgd", "thesis_pgd")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
+# A share of images without a gradient above which, if it is more than one image, an accuracy is doubtful.
+ZERO_GRADIENTS = 0.01
 _SECONDS_BETWEEN_LINES = 20
 CHECKPOINT_SECONDS = 300
 
@@ -38,9 +43,10 @@ CHECKPOINT_SECONDS = 300
 def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, progress=None, memory=None):
     """Attacks every image and counts what stays rightly classified.
 
-    The attack runs on a faster copy of the network that computes the same up to rounding. The verdicts are
-    the network's own, without TF32: each is its answer to the image that the attack ended with, and where the
-    copy was fooled and the network is not, the attack is run again on the network itself.
+    The attack runs on a faster copy of the network, proved on these images to compute the same up to rounding
+    (:func:`kafnets.inspection.fast_copy`); else on the network itself. The verdicts are the network's own,
+    without TF32: each is its answer to the image that the attack ended with, and where the copy was fooled
+    and the network is not, the attack is run again on the network itself.
 
     Args:
         model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
@@ -48,8 +54,10 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         labels (Tensor): (N,) int64 true classes.
         settings (dict): a slice of the configuration: `method`, a name of `kafnets.registry.ATTACKS`, and the
             attack's own settings (`eps` and `step` as "n/255" or floats). `start_seed` seeds the attack
-            (default 0, so that all networks face the same random starts). Keys that only say which cell
-            of the grid this is are passed over.
+            (default 0, so that all networks face the same random starts), and torch's random numbers for a
+            network that draws some. `eot_samples` (default 1) judges the mean of so many passes instead of
+            one (:class:`kafnets.attacks.Expectation`). Keys that only say which cell of the grid this is are
+            passed over.
         sources (sequence of nn.Module, optional): for attacks that craft examples on other models: these, one
             for each of the activations in `settings["sources"]`.
         batch_size (int, optional): images per forward pass; halved as often as the device's memory asks for.
@@ -57,10 +65,14 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         memory (Memory, optional): where the attack, one of the `RESUMABLE`, goes on after an interruption.
 
     Returns:
-        (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
+        (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}. Among
+        the figures: `attacked`, what the attack saw; `random`, whether two passes over the same images
+        differ; `zero_gradient_fraction` and `saturated_fraction` (:func:`vanishing_gradients`); `warnings`,
+        a sentence for whatever makes the accuracy doubtful.
 
     Raises:
-        UserError: for an unknown method or wrong settings.
+        UserError: for an unknown method or wrong settings; for a network whose answer for an image depends on
+            the images beside it.
         Interrupted: by `memory`, after a signal.
     """
     if images.dtype is not torch.uint8:
@@ -79,15 +91,24 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     if len(sources) != len(settings.get("sources", ())):
         raise UserError(f"sources: expected {len(settings.get('sources', ()))} models, found {len(sources)}")
     first = {} if memory is None else {"memory": memory}
+    samples = settings.get("eot_samples", 1)
+    if samples != 1:
+        model = Expectation(model, samples)
+
+    def look(batch_size):
+        some = sample(pixels)[:batch_size]
+        random = check_judgeable(model, some)
+        copy, why = (model, "it is random") if random else fast_copy(model, some)
+        return random, copy, why, [fast_copy(source, some)[0] for source in sources]
+
+    (random, copy, why, copies), batch_size = in_memory(look, batch_size)
     if "sources" in settings:
-        arguments["sources"] = [folded(source) for source in sources]
+        arguments["sources"] = copies
 
     def judge(batch_size):
         if memory is not None:
             memory.batch_size = batch_size
-        result = attack(
-            folded(model), pixels, labels, progress=progress, batch_size=batch_size, **arguments, **first
-        )
+        result = attack(copy, pixels, labels, progress=progress, batch_size=batch_size, **arguments, **first)
         queries = result.queries
         with exact_convolutions():
             clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
@@ -105,12 +126,15 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     synchronize(device)
     started = time.perf_counter()
     try:
-        (result, clean, robust, queries), batch_size = in_memory(judge, batch_size)
+        with seeded(arguments["seed"], device):
+            (result, clean, robust, queries), batch_size = in_memory(judge, batch_size)
     except (TypeError, ValueError) as error:
         raise UserError(f"attack {settings.get('attack', method)}: {error}") from error
     synchronize(device)
     seconds = time.perf_counter() - started + (memory.seconds if memory is not None else 0)
-    zero, _ = in_memory(lambda size: zero_gradient_fraction(model, pixels, labels, size), batch_size)
+    (zero, saturated), _ = in_memory(
+        lambda size: vanishing_gradients(model, pixels, labels, size), batch_size
+    )
     correct = int(robust.sum())
     figures = {
         "examples": len(images),
@@ -119,7 +143,11 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         "clean_accuracy": int(clean.sum()) / len(images),
         "queries": queries,
         "gradients": result.gradients,
+        "attacked": "a faster copy" if not why else f"the network itself: {why}",
+        "random": random,
         "zero_gradient_fraction": zero,
+        "saturated_fraction": saturated,
+        "warnings": _warnings(random, samples, zero, len(images)),
         "accuracy_by_iteration": result.accuracy_by_iteration,
         "batch_size": batch_size,
         "wall_seconds": seconds,
@@ -222,20 +250,40 @@ def attack_settings(settings):
     return chosen
 
 
-def zero_gradient_fraction(model, images, labels, batch_size):
-    """The share of images at which the gradient of the cross-entropy with respect to the pixels is exactly 0.
+def vanishing_gradients(model, images, labels, batch_size):
+    """The shares of images at which the gradient of the cross-entropy is exactly 0, or lost to rounding.
 
-    A gradient attack cannot move such an image from where it is: a saturating activation can look robust
-    without being it (Athalye, Carlini & Wagner 2018, arXiv:1802.00420).
+    A gradient attack cannot move an image of the first kind from where it is: a saturating activation can
+    look robust without being it (Athalye, Carlini & Wagner 2018, arXiv:1802.00420). The second are those
+    whose logits :func:`kafnets.attacks.pgd.unsaturated` divides before it takes the gradient.
     """
-    zero = 0
+    zero = saturated = 0
     with frozen(model):
         for pixels, targets in zip(images.split(batch_size), labels.split(batch_size), strict=True):
             pixels = pixels.clone().requires_grad_()
-            loss = functional.cross_entropy(model(pixels), targets, reduction="sum")
+            logits = model(pixels)
+            loss = functional.cross_entropy(logits, targets, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, pixels)
             zero += int((gradient.flatten(1) == 0).all(1).sum())
-    return zero / len(images)
+            saturated += int((-margins(logits.detach(), targets) > most_margin(logits.dtype)).sum())
+    return zero / len(images), saturated / len(images)
+
+
+def _warnings(random, samples, zero, count):
+    """What makes an accuracy doubtful, in words."""
+    found = []
+    if random and samples == 1:
+        found.append(
+            "the network is random (two passes over the same images differ) and each image was judged by one "
+            "draw: write eot_samples to judge the mean of several"
+        )
+    if zero * count > max(1, ZERO_GRADIENTS * count):
+        found.append(
+            f"the cross-entropy has no gradient at {zero:.1%} of the images (saturated outputs?): attacks along "
+            "its gradient climbed divided logits there; compare with a margin loss and with attacks that use "
+            "no gradient"
+        )
+    return found
 
 
 def synchronize(device):

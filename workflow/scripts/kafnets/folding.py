@@ -21,8 +21,11 @@ def folded(model):
 
     A normalisation with fixed statistics is a scale and a shift per channel. Behind a convolution both go
     into the convolution's weights; behind the sum of a convolution and a shortcut the shift goes into the
-    convolution, and the scale into both. The copy computes the same function up to rounding; it is stored
-    channels-last. A model whose calls cannot be traced comes back as an unfolded copy.
+    convolution, and the scale into both. Only torch's own layers are touched, and only where nothing else is
+    attached to them (hooks, parametrizations, other readers of their weights). The copy computes the same
+    function up to rounding, as far as that can be seen from the outside (:func:`kafnets.inspection.fast_copy`
+    tries it); it is stored channels-last. A model whose calls cannot be traced, or that has hooks of its own,
+    comes back as an unfolded copy.
 
     Args:
         model (nn.Module): any network; it is not changed.
@@ -31,6 +34,8 @@ def folded(model):
         nn.Module: for forward passes and gradients with respect to the input; its parameters are frozen.
     """
     model = copy.deepcopy(model).eval().requires_grad_(False)
+    if _has_hooks(model):  # of the whole network: tracing passes them over
+        return _channels_last(model)
     try:
         graph = _Tracer().trace(model)
     except Exception:  # what a forward may do that cannot be traced has no common error class
@@ -38,7 +43,7 @@ def folded(model):
     traced = fx.GraphModule(model, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        if _is_module(node, modules, nn.BatchNorm2d) and modules[node.target].track_running_stats:
+        if _is_plain(node, modules, nn.BatchNorm2d) and modules[node.target].running_mean is not None:
             _fold(node, traced, modules)
     traced.graph.lint()
     traced.recompile()
@@ -49,15 +54,31 @@ def _channels_last(model):
     return model.to(memory_format=torch.channels_last)
 
 
-def _is_module(node, modules, kind):
-    return node.op == "call_module" and isinstance(modules[node.target], kind)
+def _has_hooks(module):
+    return any(
+        getattr(module, hooks)
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    )
+
+
+def _is_plain(node, modules, kind):
+    """A call of a layer that is `kind` itself: a subclass, or a parametrized one, may compute anything."""
+    if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
+        return False
+    return type(modules[node.target]) is kind and not _has_hooks(modules[node.target])
 
 
 def _is_private_convolution(node, modules):
     """A convolution whose output nobody else reads, called once, so that its weights may be changed."""
-    if not isinstance(node, fx.Node) or not _is_module(node, modules, nn.Conv2d) or len(node.users) != 1:
+    if not _is_plain(node, modules, nn.Conv2d) or len(node.users) != 1:
         return False
-    return sum(other.target == node.target for other in node.graph.nodes) == 1
+    convolution = modules[node.target]
+    same = [name for name, module in modules.items() if module is convolution]
+    calls = sum(other.op == "call_module" and other.target in same for other in node.graph.nodes)
+    read = any(
+        other.op == "get_attr" and str(other.target).rpartition(".")[0] in same for other in node.graph.nodes
+    )
+    return calls == 1 and not read
 
 
 def _fold(node, traced, modules):

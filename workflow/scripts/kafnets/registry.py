@@ -71,6 +71,8 @@ ADVERSARIES = {
 }
 
 _PGD = ("eps", "step", "iterations", "restarts")
+# what every attack may be given: how many passes of a random network are averaged, and its random numbers' seed
+_ANY = ("eot_samples", "start_seed")
 
 
 def _standard(name, label, *optional):
@@ -78,7 +80,7 @@ def _standard(name, label, *optional):
         f"kafnets.attacks.standard:{name}",
         label=label,
         required=("eps",),
-        optional=("norm", *optional, "start_seed"),
+        optional=("norm", *optional, *_ANY),
     )
 
 
@@ -87,25 +89,25 @@ def _nearest(name, label, norm, *optional):
         f"kafnets.attacks.minimal:{name}",
         label=label,
         norm=norm,
-        optional=("eps", "iterations", *optional, "start_seed"),
+        optional=("eps", "iterations", *optional, *_ANY),
     )
 
 
 # `method` of an entry of evaluation.attacks.
 ATTACKS = {
-    "clean": Entry("kafnets.attacks.clean:clean", label="clean"),
-    "fgsm": Entry("kafnets.attacks.pgd:fgsm", label="FGSM", required=("eps",)),
+    "clean": Entry("kafnets.attacks.clean:clean", label="clean", optional=("eot_samples",)),
+    "fgsm": Entry("kafnets.attacks.pgd:fgsm", label="FGSM", required=("eps",), optional=_ANY),
     "pgd": Entry(
         "kafnets.attacks.pgd:pgd",
         label="PGD",
         required=_PGD,
-        optional=("loss", "norm", "momentum", "targets", "start_seed"),
+        optional=("loss", "norm", "momentum", "targets", *_ANY),
     ),
     "thesis_pgd": Entry(
         "kafnets.attacks.thesis:thesis_pgd",
         label="PGD, thesis protocol",
         required=_PGD,
-        optional=("start_seed",),
+        optional=_ANY,
     ),
     "autoattack": _standard("autoattack", "AutoAttack"),
     "apgd_ce": _standard("apgd_ce", "APGD-CE", "iterations", "restarts"),
@@ -120,13 +122,13 @@ ATTACKS = {
         "kafnets.attacks.blind:noise",
         label="random noise",
         required=("eps",),
-        optional=("samples", "norm", "start_seed"),
+        optional=("samples", "norm", *_ANY),
     ),
     "transfer": Entry(
         "kafnets.attacks.blind:transfer",
         label="transfer from the other activations' models",
         required=("eps", "step", "iterations"),
-        optional=("momentum", "norm", "sources", "start_seed"),
+        optional=("momentum", "norm", "sources", *_ANY),
         sources="needed",
     ),
     # made for trainable activations: their values as they are, another derivative (backward)
@@ -136,7 +138,7 @@ ATTACKS = {
         required=_PGD,
         optional=(
             *("backward", "width", "delta", "loss", "norm", "momentum", "targets", "sources"),
-            "start_seed",
+            *_ANY,
         ),
         sources="used",
         code=("attacks/blind.py",),

@@ -10,9 +10,17 @@ training that probes itself with `pgd` does not depend on the others.
 from ..registry import ATTACKS
 from .clean import clean  # these functions are named like their modules and so must be bound at once
 from .common import AttackResult
+from .expectation import Expectation
 from .pgd import fgsm, pgd
 
-__all__ = ["AttackResult", "clean", "fgsm", "pgd", *(name for name in ATTACKS if name not in globals())]
+__all__ = [
+    "AttackResult",
+    "Expectation",
+    "clean",
+    "fgsm",
+    "pgd",
+    *(name for name in ATTACKS if name not in globals()),
+]
 
 
 def __getattr__(name):

@@ -6,6 +6,7 @@ spent on an image that is already decided. The verdicts are those of the plain n
 and iterations: jobs differ in when they run, never in their start points or steps.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -30,6 +31,7 @@ from .common import (
     lengths,
     per_image,
     predict,
+    seeded,
 )
 
 
@@ -70,8 +72,9 @@ def pgd(
         step: length of one step, in the same units.
         iterations: gradient steps per restart; 0 leaves the random starts.
         restarts: random starts per image (and per target).
-        loss: what the steps increase: "cross_entropy", "margin" (largest other logit minus the label's), or
-            "dlr" (the margin divided by the distance of the first logit to the third).
+        loss: what the steps increase: "cross_entropy" (see :func:`unsaturated`), "margin" (largest other
+            logit minus the label's), or "dlr" (the margin divided by the distance of the first logit to the
+            third).
         norm: of the ball: "linf" or "l2".
         momentum: weight of the accumulated gradients (MI-FGSM with 1.0); 0 forgets them.
         targets: 0: away from the label. k > 0: every restart is run towards each of the k classes that the
@@ -81,7 +84,8 @@ def pgd(
             images that are misclassified unperturbed are attacked too.
         batch_size: images per forward pass; None chooses by device. It does not change the verdicts.
         seed: start r of the whole set is drawn on the CPU from a generator seeded by (seed, r), so it
-            depends neither on the batch size nor on the device.
+            depends neither on the batch size nor on the device. torch's own random numbers, for a model that
+            draws some, are seeded too; see :class:`kafnets.attacks.Expectation` for such models.
         starts: (restarts * max(targets, 1), N, ...) start points to use instead, inside the ball.
         progress: called as progress(done, left, accuracy) after every pass: forward passes in images so
             far, at most how many are left, and the share of images not yet fooled.
@@ -124,7 +128,7 @@ def pgd(
 
     rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop)
     pixels, classes = images.to(device), labels.to(device)
-    with frozen(model):
+    with frozen(model), seeded(seed, device):  # a random network answers two calls alike
         clean, ranked = classes == classes, None
         if len(images):
             logits = predict(model, pixels, batch_size)
@@ -176,8 +180,30 @@ def fgsm(model, images, labels, *, eps, batch_size=None, seed=0, progress=None):
 
 def _cross_entropy(logits, labels, goals):
     if goals is None:
-        return functional.cross_entropy(logits, labels, reduction="sum")
+        return functional.cross_entropy(unsaturated(logits, labels), labels, reduction="sum")
     return -functional.cross_entropy(logits, goals, reduction="sum")
+
+
+def unsaturated(logits, labels):
+    r"""Logits whose cross-entropy has a gradient that arithmetic can hold.
+
+    The gradient towards the label's logit is :math:`p_y - 1`, of which rounding leaves nothing once the
+    label's logit exceeds all others by much: an image can then look robust because the attack stands still
+    (Carlini & Wagner 2016, arXiv:1607.04311, who divide the logits too). Where rounding would take more than
+    one percent of it, the image's logits are divided by a temperature, held fixed, that leaves a quarter of
+    the largest margin that can be held. All others stay as they are, to the bit.
+
+    Args:
+        logits (Tensor): (N, classes).
+        labels (Tensor): (N,) int64 true classes.
+    """
+    lead, most = -margins(logits.detach(), labels), most_margin(logits.dtype)
+    return logits / torch.where(lead > most, lead * (4 / most), 1)[:, None]
+
+
+def most_margin(dtype):
+    """The margin of the label's logit up to which rounding takes less than 1 % of :math:`p_y - 1`."""
+    return -math.log(50 * torch.finfo(dtype).eps)  # 1 - p_y = exp(-margin), known to eps / 2
 
 
 def margins(logits, labels, goals=None):

@@ -5,6 +5,7 @@ batches, and what it finds is verified: a verdict "not robust" always comes with
 """
 
 import torch
+from torch import nn
 
 from .common import (
     NORMS,
@@ -23,8 +24,11 @@ from .common import (
     predict,
     seeded,
 )
+from .pgd import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
+# APGD-CE once more where the softmax saturates; in the whole ensemble apgd_t, fab_t and square do not need one.
+_TEMPERED = "apgd_ce on divided logits"
 
 
 def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed=0, progress=None):
@@ -56,9 +60,14 @@ def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed
 
 def apgd_ce(model, images, labels, *, eps, norm="linf", iterations=100, restarts=1, batch_size=None, seed=0,
             progress=None):  # fmt: skip
-    """Auto-PGD on the cross-entropy, which needs no step size. Arguments: :func:`autoattack`."""
+    """Auto-PGD on the cross-entropy, which needs no step size. Arguments: :func:`autoattack`.
+
+    Images whose cross-entropy has no gradient that arithmetic can hold (see
+    :func:`kafnets.attacks.pgd.unsaturated`) are attacked a second time, all logits divided by one number.
+    """
     parameters = {"n_iter": iterations, "n_restarts": restarts}
-    return _attack(model, images, labels, ("apgd_ce",), eps, norm, batch_size, seed, progress, parameters)
+    parts = ("apgd_ce", _TEMPERED)
+    return _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress, parameters)
 
 
 def apgd_t(model, images, labels, *, eps, norm="linf", iterations=100, restarts=1, batch_size=None, seed=0,
@@ -113,10 +122,17 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
         rivals = min(9, logits.shape[1] - 1)
         if rivals < 3 and "apgd_t" in parts:
             raise ValueError(f"model: the DLR loss needs at least four classes, found {logits.shape[1]}")
+        lead, most = -margins(logits, classes), most_margin(logits.dtype)
         done = 0
         for number, part in enumerate(parts):
-            run = _build(package, counted, part, eps, norm, seed, rivals, device, parameters)
-            for rows in robust.nonzero()[:, 0].split(batch_size):
+            standing, attacked = robust, counted
+            if part == _TEMPERED:
+                standing = robust & (lead > most)
+                if not standing.any():
+                    continue
+                attacked = _Tempered(counted, 2 * lead[standing].amax() / most)
+            run = _build(package, attacked, part, eps, norm, seed, rivals, device, parameters)
+            for rows in standing.nonzero()[:, 0].split(batch_size):
                 found = into_ball(run(pixels[rows], classes[rows]).detach(), pixels[rows], eps, norm)
                 fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
                 adversarial[rows[fooled]] = found[fooled]
@@ -135,6 +151,17 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     )
 
 
+class _Tempered(nn.Module):
+    """The model with its logits divided by a number."""
+
+    def __init__(self, model, temperature):
+        super().__init__()
+        self.model, self.temperature = model, temperature
+
+    def forward(self, images):
+        return self.model(images) / self.temperature
+
+
 def _build(package, model, part, eps, norm, seed, rivals, device, parameters):
     """One part as a function of images and labels; what `parameters` leaves open is the standard version."""
     shared = {
@@ -146,7 +173,7 @@ def _build(package, model, part, eps, norm, seed, rivals, device, parameters):
         "n_restarts": 1,
         **parameters,
     }
-    if part == "apgd_ce":
+    if part in ("apgd_ce", _TEMPERED):
         attack = package.autopgd_base.APGDAttack(model, loss="ce", **shared)
     elif part == "apgd_t":
         attack = package.autopgd_base.APGDAttack_targeted(model, n_target_classes=rivals, **shared)
