@@ -205,7 +205,7 @@ def test_a_random_network_is_judged_alike_twice_and_the_record_says_what_it_is()
     labels = net.fc((pixels.float() / 255).flatten(1)).argmax(1)
     settings = {**PGD, "eps": 4 / 255, "step": 1 / 255}
     figures, verdicts = evaluate(net, pixels, labels, settings)
-    again, others = evaluate(net, pixels, labels, settings)
+    _, others = evaluate(net, pixels, labels, settings)
     assert torch.equal(verdicts["robust"], others["robust"]) and figures["random"]
     assert figures["attacked"] == "the network itself: it is random"
     assert any("eot_samples" in warning for warning in figures["warnings"])
