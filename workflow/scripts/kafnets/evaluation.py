@@ -65,8 +65,8 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         memory (Memory, optional): where the attack, one of the `RESUMABLE`, goes on after an interruption.
 
     Returns:
-        (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}. Among
-        the figures: `attacked`, what the attack saw; `random`, whether two passes over the same images
+        (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
+        Among the figures: `attacked`, what the attack saw; `random`, whether two passes over the same images
         differ; `zero_gradient_fraction` and `saturated_fraction` (:func:`vanishing_gradients`); `warnings`,
         a sentence for whatever makes the accuracy doubtful.
 
@@ -279,9 +279,9 @@ def _warnings(random, samples, zero, count):
         )
     if zero * count > max(1, ZERO_GRADIENTS * count):
         found.append(
-            f"the cross-entropy has no gradient at {zero:.1%} of the images (saturated outputs?): attacks along "
-            "its gradient climbed divided logits there; compare with a margin loss and with attacks that use "
-            "no gradient"
+            f"the cross-entropy has no gradient at {zero:.1%} of the images (saturated outputs?): attacks "
+            "along its gradient climbed divided logits there; compare with a margin loss and with attacks "
+            "that use no gradient"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""What is looked at before a network is judged: whether its answers are its own, and its copy computes them."""
+"""What is looked at before a network is judged: random answers, answers for a batch, and a faster copy."""
 
 import torch
 
@@ -7,11 +7,11 @@ from .device import exact_convolutions
 from .errors import UserError, is_out_of_memory
 from .folding import folded
 
-# Images that are looked at, evenly spaced over the set: enough to see another function, seconds on a CPU.
+# Images looked at, evenly spaced over the set: enough to see another function, seconds on a CPU.
 IMAGES = 128
-# Answers may differ by this share of the range of an image's logits and be the same up to rounding: folding the
-# thesis's eight ResNet20 differs by 7e-7 at most in float32; KAFs in float16 arithmetic by 6e-4 from random starts
-# and 8e-2 from ridge starts (128 test images of CIFAR-10, on a CPU), and these are attacked themselves.
+# Logits may differ by this share of their range and be the same up to rounding: folding the thesis's eight
+# ResNet20 differs by 7e-7 at most in float32; KAFs in float16 arithmetic by 6e-4 from random starts and by 8e-2
+# from ridge starts (128 test images of CIFAR-10, on a CPU), and these last are attacked themselves.
 ROUNDING = 1e-3
 # Rounding switches single units on or off, which turns the gradient a little: what cosine is still the same.
 ALIGNED = 0.99

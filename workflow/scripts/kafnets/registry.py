@@ -71,7 +71,7 @@ ADVERSARIES = {
 }
 
 _PGD = ("eps", "step", "iterations", "restarts")
-# what every attack may be given: how many passes of a random network are averaged, and its random numbers' seed
+# every attack's: passes of a random network that are averaged, and the seed of the attack's random numbers
 _ANY = ("eot_samples", "start_seed")
 
 

@@ -13,14 +13,7 @@ from .common import AttackResult
 from .expectation import Expectation
 from .pgd import fgsm, pgd
 
-__all__ = [
-    "AttackResult",
-    "Expectation",
-    "clean",
-    "fgsm",
-    "pgd",
-    *(name for name in ATTACKS if name not in globals()),
-]
+__all__ = ["AttackResult", "Expectation", *ATTACKS]
 
 
 def __getattr__(name):

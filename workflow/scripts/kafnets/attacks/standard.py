@@ -27,7 +27,7 @@ from .common import (
 from .pgd import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
-# APGD-CE once more where the softmax saturates; in the whole ensemble apgd_t, fab_t and square do not need one.
+# APGD-CE once more where the softmax saturates; in the whole ensemble the other three stand in.
 _TEMPERED = "apgd_ce on divided logits"
 
 
