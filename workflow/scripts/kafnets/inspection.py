@@ -10,7 +10,7 @@ from .folding import folded
 # Images looked at, evenly spaced over the set: enough to see another function, seconds on a CPU.
 IMAGES = 128
 # Logits may differ by this share of their range and be the same up to rounding: folding the thesis's eight
-# ResNet20 differs by 7e-7 at most in float32; KAFs in float16 arithmetic by 6e-4 from random starts and by 8e-2
+# ResNet20 differs by 7e-7 at most in float32; KAFs in float16 arithmetic by 6e-4 from random starts, by 8e-2
 # from ridge starts (128 test images of CIFAR-10, on a CPU), and these last are attacked themselves.
 ROUNDING = 1e-3
 # Rounding switches single units on or off, which turns the gradient a little: what cosine is still the same.

@@ -13,7 +13,8 @@ from .common import AttackResult
 from .expectation import Expectation
 from .pgd import fgsm, pgd
 
-__all__ = ["AttackResult", "Expectation", *ATTACKS]
+_LATE = (name for name in ATTACKS if name not in ("clean", "fgsm", "pgd"))
+__all__ = ["AttackResult", "Expectation", "clean", "fgsm", "pgd", *_LATE]
 
 
 def __getattr__(name):
