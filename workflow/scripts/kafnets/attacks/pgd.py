@@ -15,22 +15,15 @@ from torch.nn import functional
 
 from ..device import capture, trying_algorithms
 from ..progress import line
-from .common import (
-    NORMS,
-    AttackResult,
-    check_classes,
-    check_images,
+from .arguments import (
+    check_choice,
     check_integer,
+    check_radius,
     check_real,
-    default_batch_size,
-    device_of,
-    frozen,
-    into_ball,
-    is_correct,
-    lengths,
-    per_image,
-    predict,
+    checked_images,
+    prepare,
 )
+from .common import HALVES, frozen, into_ball, is_correct, lengths, per_image
 
 
 def pgd(
@@ -64,8 +57,9 @@ def pgd(
 
     Args:
         model: classifier of images in [0, 1]. It is attacked in evaluation mode and put back.
-        images: (N, ...) floats in [0, 1].
-        labels: (N,) true classes; required.
+        images: (N, ...) floats in [0, 1], of the type that the model takes, on any device. Perturbed
+            half-precision images lie inside the ball as it is; see :func:`kafnets.attacks.common.into_ball`.
+        labels: (N,) true classes, integers of any type; required.
         eps: radius of the ball, in pixel units of [0, 1] (for L2 the Euclidean length over all pixels).
         step: length of one step, in the same units.
         iterations: gradient steps per restart; 0 leaves the random starts.
@@ -103,41 +97,30 @@ def pgd(
     momentum: Dong et al. 2018, arXiv:1710.06081; margin: Carlini & Wagner 2017, arXiv:1608.04644; DLR: Croce
     & Hein 2020, arXiv:2003.01690; targets: Gowal et al. 2019, arXiv:1910.09338.
     """
-    check_images(model, images, labels)
-    check_real("eps", eps, 0, 1 if norm == "linf" else float("inf"))
-    check_real("step", step, 0)
-    check_integer("iterations", iterations, 0)
-    check_integer("restarts", restarts, 1)
-    check_integer("targets", targets, 0)
-    check_real("momentum", momentum, 0)
-    for name, value, known in (("loss", loss, LOSSES), ("norm", norm, NORMS)):
-        if value not in known:
-            raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(known)}")
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
+    task = prepare(model, images, labels, batch_size)
+    eps, step = check_radius(eps, norm), check_real("step", step, 0)
+    iterations, restarts = check_integer("iterations", iterations, 0), check_integer("restarts", restarts, 1)
+    targets, momentum = check_integer("targets", targets, 0), check_real("momentum", momentum, 0)
+    check_choice("loss", loss, LOSSES)
     runs = restarts * max(targets, 1)
     if starts is None:
-        starts = RandomStarts(images, eps, seed, norm)
+        starts = RandomStarts(task.images, eps, seed, norm)
     else:
-        starts = _check_starts(starts, images, eps, norm, runs)
+        starts = _check_starts(starts, task.images, eps, norm, runs)
 
     rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop)
-    pixels, classes = images.to(device), labels.to(device)
     with frozen(model):
-        clean, ranked = classes == classes, None
-        if len(images):
-            logits = predict(model, pixels, batch_size)
-            check_classes(labels, logits.shape[1])
+        logits, clean = task.answers()
+        ranked = None
+        if logits is not None:
             _check_enough_classes(logits.shape[1], loss, targets)
-            clean = is_correct(logits, classes)
-            ranked = _rivals(logits, classes)[:, :targets] if targets else None
-        stream = _Stream(model, rule, pixels, classes, clean, ranked)
-        stream.run(starts, batch_size, progress, memory)
-    return AttackResult(
-        adversarial=stream.adversarial.to(images.device),
-        robust=torch.from_numpy(stream.clean & ~stream.found).to(images.device),
-        clean=torch.from_numpy(stream.clean).to(images.device),
+            ranked = _rivals(logits, task.labels)[:, :targets] if targets else None
+        stream = _Stream(model, rule, task.images, task.labels, clean, ranked)
+        stream.run(starts, task.batch_size, progress, memory)
+    return task.result(
+        adversarial=stream.adversarial,
+        robust=torch.from_numpy(stream.clean & ~stream.found),
+        clean=torch.from_numpy(stream.clean),
         queries=len(images) + stream.queries,
         gradients=stream.gradients,
         accuracy_by_iteration=(stream.right_at / max(len(images), 1)).tolist(),
@@ -159,7 +142,7 @@ def fgsm(model, images, labels, *, eps, batch_size=None, seed=0, progress=None):
 
     Source: Goodfellow, Shlens & Szegedy 2015, arXiv:1412.6572.
     """
-    check_images(model, images, labels)
+    images = checked_images(images)
     return pgd(
         model,
         images,
@@ -219,27 +202,29 @@ class RandomStarts:
     """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set."""
 
     def __init__(self, images, eps, seed, norm="linf"):
-        check_integer("seed", seed, 0)
-        self.images, self.eps, self.seed, self.norm = images, eps, seed, norm
+        self.images, self.eps, self.norm = images, eps, norm
+        self.seed = check_integer("seed", seed, 0)
 
     def __getitem__(self, restart):
         # torch's CPU generator reads only 32 bits of its seed, so the pair is hashed, not packed
         state = np.random.SeedSequence([self.seed, restart]).generate_state(1)
         generator = torch.Generator().manual_seed(int(state[0]))
-        noise = torch.empty(self.images.shape, dtype=self.images.dtype)
+        dtype = torch.float32 if self.images.dtype in HALVES else self.images.dtype
+        noise = torch.empty(self.images.shape, dtype=dtype)
         if self.norm == "linf":
             noise.uniform_(-self.eps, self.eps, generator=generator)
         else:
             noise.normal_(generator=generator)
             radius = torch.rand(len(noise), generator=generator, dtype=noise.dtype) ** (1 / noise[:1].numel())
             noise *= per_image(self.eps * radius, noise) / lengths(noise)
-        return (self.images + noise.to(self.images.device)).clamp_(0, 1)
+        return (self.images + noise.to(self.images.device)).clamp_(0, 1).to(self.images.dtype)
 
 
 def _check_starts(starts, images, eps, norm, runs):
     if not isinstance(starts, torch.Tensor) or starts.shape != (runs, *images.shape):
         raise ValueError(f"starts: expected a tensor of shape {(runs, *images.shape)} (restarts, N, ...)")
-    starts = starts.to(images)
+    # they may be many: each is brought to the model's device when its turn comes
+    starts, images = starts.detach().to(images.dtype), images.to(starts.device)
     # what a start computed as image + noise may lie outside by rounding
     slack = 4 * torch.finfo(images.dtype).eps * (1 if norm == "linf" else images[:1].numel() ** 0.5)
     if starts.numel():
