@@ -218,7 +218,6 @@ def per_image(values, images):
 
 
 def lengths(vectors):
-    """Euclidean lengths, (N, 1, ...), kept above zero for dividing by them; those of halves in float32."""
-    vectors = vectors.float() if vectors.dtype in HALVES else vectors
+    """Euclidean lengths, (N, 1, ...), kept above zero for dividing by them."""
     tiny = torch.finfo(vectors.dtype).tiny
     return per_image(vectors.flatten(1).norm(dim=1).clamp(min=tiny), vectors)

@@ -108,17 +108,20 @@ def pgd(
     else:
         starts = _check_starts(starts, task.images, eps, norm, runs)
 
-    rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop)
+    # small steps would be lost between two half-precision numbers: only what the model sees is rounded
+    half = task.images.dtype if task.images.dtype in HALVES else None
+    rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop, half)
     with frozen(model):
         logits, clean = task.answers()
         ranked = None
         if logits is not None:
             _check_enough_classes(logits.shape[1], loss, targets)
             ranked = _rivals(logits, task.labels)[:, :targets] if targets else None
-        stream = _Stream(model, rule, task.images, task.labels, clean, ranked)
+        wide = task.images if half is None else task.images.float()
+        stream = _Stream(model, rule, wide, task.labels, clean, ranked)
         stream.run(starts, task.batch_size, progress, memory)
     return task.result(
-        adversarial=stream.adversarial,
+        adversarial=stream.adversarial.to(task.images.dtype),
         robust=torch.from_numpy(stream.clean & ~stream.found),
         clean=torch.from_numpy(stream.clean),
         queries=len(images) + stream.queries,
@@ -247,6 +250,7 @@ class _Rule:
     norm: str
     momentum: float
     early_stop: bool
+    half: torch.dtype | None = None
 
     def move(self, points, gradient, centers, velocity):
         """One step of all points, and their accumulated gradients."""
@@ -261,6 +265,10 @@ class _Rule:
         """The points brought back into the balls around their centers."""
         return into_ball(points, centers, self.eps, self.norm)
 
+    def seen(self, points, centers):
+        """What the model sees of the points: in half precision they are rounded into the ball."""
+        return points if self.half is None else into_ball(points, centers.to(self.half), self.eps, self.norm)
+
 
 def _step_of(model, rule, slots, passes):
     """The function of one step: slot tensors by name -> verdicts, moved points, velocity.
@@ -271,9 +279,11 @@ def _step_of(model, rule, slots, passes):
     """
 
     def step(slot):
-        points, labels = slot["points"].detach().requires_grad_(), slot["labels"]
-        logits = model(points)
-        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), points)
+        points, labels = slot["points"].detach(), slot["labels"]
+        seen = rule.seen(points, slot["centers"]).requires_grad_()
+        logits = model(seen)
+        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), seen)
+        gradient = gradient.to(points.dtype)
         moved, velocity = rule.move(points.detach(), gradient, slot["centers"], slot.get("velocity"))
         return is_correct(logits.detach(), labels), moved, velocity
 
@@ -431,7 +441,8 @@ class _Stream:
         last = self.done == rule.iterations
         if last.all():
             with torch.no_grad():
-                right = is_correct(self.model(points), self.classes["labels"])
+                seen = rule.seen(points, self.pixels["centers"])
+                right = is_correct(self.model(seen), self.classes["labels"])
         else:
             right, self.pixels["points"], velocity = self.step({**self.pixels, **self.classes})
             if rule.momentum:
@@ -455,7 +466,9 @@ class _Stream:
         self.found[self.image[rows[~right[rows]]]] = True
         ended = rows[~again]
         if len(ended):
-            self.adversarial[self._index(self.image[ended])] = points[self._index(self.row[ended])]
+            where = self._index(self.row[ended])
+            seen = self.rule.seen(points[where], self.pixels["centers"][where])
+            self.adversarial[self._index(self.image[ended])] = seen.to(points.dtype)
 
     def _refill(self, rows):
         """Gives the slots `rows` new jobs; slots that get none are closed."""
@@ -503,7 +516,7 @@ class _Stream:
         """The start points of one restart, drawn when first needed and kept until the next ones are."""
         if restart not in self.drawn:
             # jobs are taken (all but) in the order of their restarts: an older one is hardly asked for again
-            self.drawn = {restart: self.starts[restart].to(self.images.device)}
+            self.drawn = {restart: self.starts[restart].to(self.images)}
         return self.drawn[restart]
 
     def _index(self, rows):
