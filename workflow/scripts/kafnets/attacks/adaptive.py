@@ -14,19 +14,9 @@ from torch import nn
 
 from ..activations import KAF, functional
 from ..registry import ACTIVATIONS
+from .arguments import check_choice, check_integer, check_radius, check_real, prepare
 from .blind import craft
-from .common import (
-    AttackResult,
-    check_classes,
-    check_images,
-    check_integer,
-    check_real,
-    default_batch_size,
-    device_of,
-    frozen,
-    is_correct,
-    predict,
-)
+from .common import frozen, is_correct, predict
 from .pgd import LOSSES, RandomStarts, pgd
 
 BACKWARDS = ("exact", "wider", "silu", "differences")
@@ -79,22 +69,14 @@ def adaptive_pgd(
     Raises:
         TypeError, ValueError: naming the argument that is wrong.
     """
-    check_images(model, images, labels)
-    check_integer("restarts", restarts, 1)
-    if loss != ENSEMBLE and loss not in LOSSES:
-        raise ValueError(f"loss: {loss!r} is not known; choose one of {', '.join((ENSEMBLE, *LOSSES))}")
+    task = prepare(model, images, labels, batch_size)
+    eps, restarts = check_radius(eps, norm), check_integer("restarts", restarts, 1)
+    iterations, targets = check_integer("iterations", iterations, 0), check_integer("targets", targets, 0)
+    check_choice("loss", loss, (ENSEMBLE, *LOSSES))
     losses = list(LOSSES) if loss == ENSEMBLE else [loss]
     attacked = with_surrogates(model, backward, width=width, delta=delta)
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
-    pixels, classes = images.to(device), labels.to(device)
-    if not len(images):
-        return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0)
-    with frozen(model):
-        logits = predict(model, pixels, batch_size)
-    check_classes(labels, logits.shape[1])
-    clean = is_correct(logits, classes)
+    pixels, classes, batch_size = task.images, task.labels, task.batch_size
+    _, clean = task.answers()
     adversarial, robust, queries, gradients = pixels.clone(), clean.clone(), len(images), 0
     random = RandomStarts(pixels, eps, seed, norm)
     rule = {"eps": eps, "step": step, "iterations": iterations, "norm": norm, "batch_size": batch_size}
@@ -127,13 +109,7 @@ def adaptive_pgd(
             left = len(sources) + restarts - run - 1
             most = left * int(robust.sum()) * (iterations + 1) * max(targets, 1)
             progress(queries, most, robust.double().mean().item())
-    return AttackResult(
-        adversarial=adversarial.to(images.device),
-        robust=robust.to(images.device),
-        clean=clean.to(images.device),
-        queries=queries,
-        gradients=gradients,
-    )
+    return task.result(adversarial, robust, clean, queries, gradients)
 
 
 def with_surrogates(model, backward, *, width=2.0, delta=1.0):
@@ -152,10 +128,8 @@ def with_surrogates(model, backward, *, width=2.0, delta=1.0):
         ValueError: naming the argument that is wrong; for a model without such modules, or with KAFs of
             another kernel than the Gaussian when they are to be wider.
     """
-    if backward not in BACKWARDS:
-        raise ValueError(f"backward: {backward!r} is not known; choose one of {', '.join(BACKWARDS)}")
-    check_real("width", width, 1)
-    check_real("delta", delta, 1e-3)
+    check_choice("backward", backward, BACKWARDS)
+    width, delta = check_real("width", width, 1), check_real("delta", delta, 1e-3)
     if backward == "exact":
         return model
     model = copy.deepcopy(model)

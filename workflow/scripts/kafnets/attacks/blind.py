@@ -5,17 +5,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .common import (
-    AttackResult,
-    check_classes,
-    check_images,
-    check_integer,
-    default_batch_size,
-    device_of,
-    frozen,
-    is_correct,
-    predict,
-)
+from .arguments import check_integer, prepare
+from .common import frozen, is_correct, predict
 from .pgd import pgd
 
 
@@ -30,7 +21,6 @@ def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=No
     Returns:
         AttackResult: an image is robust when it is rightly classified at every point tried.
     """
-    check_integer("samples", samples, 1)
     return pgd(
         model,
         images,
@@ -38,7 +28,7 @@ def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=No
         eps=eps,
         step=0.0,
         iterations=0,
-        restarts=samples,
+        restarts=check_integer("samples", samples, 1),
         norm=norm,
         batch_size=batch_size,
         seed=seed,
@@ -75,27 +65,19 @@ def transfer(
 
     Source: Dong et al. 2018, arXiv:1710.06081 (momentum iterative method).
     """
-    check_images(model, images, labels)
+    task = prepare(model, images, labels, batch_size)
     if isinstance(sources, (str, Path, nn.Module)) or not len(sources):
         raise ValueError("sources: expected at least one model, or path of one, in a list")
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
-    pixels, classes = images.to(device), labels.to(device)
+    pixels, classes = task.images, task.labels
+    _, clean = task.answers()
     adversarial = pixels.clone()
-    if not len(images):
-        return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0)
-    with frozen(model):
-        logits = predict(model, pixels, batch_size)
-    check_classes(labels, logits.shape[1])
-    clean = is_correct(logits, classes)
     robust, queries, gradients = clean.clone(), len(images), 0
     for number, source in enumerate(sources):
         rows = robust.nonzero()[:, 0]
         if not len(rows):
             break
         crafted = craft(
-            _loaded(source, device),
+            _loaded(source, task.device),
             pixels[rows],
             classes[rows],
             eps=eps,
@@ -103,22 +85,16 @@ def transfer(
             iterations=iterations,
             momentum=momentum,
             norm=norm,
-            batch_size=batch_size,
+            batch_size=task.batch_size,
         )
         with frozen(model):
-            fooled = ~is_correct(predict(model, crafted.adversarial, batch_size), classes[rows])
+            fooled = ~is_correct(predict(model, crafted.adversarial, task.batch_size), classes[rows])
         adversarial[rows[fooled]] = crafted.adversarial[fooled]
         robust[rows[fooled]] = False
         queries, gradients = queries + crafted.queries + len(rows), gradients + crafted.gradients
         if progress is not None:
             progress(number + 1, len(sources) - number - 1, robust.double().mean().item())
-    return AttackResult(
-        adversarial=adversarial.to(images.device),
-        robust=robust.to(images.device),
-        clean=clean.to(images.device),
-        queries=queries,
-        gradients=gradients,
-    )
+    return task.result(adversarial, robust, clean, queries, gradients)
 
 
 def craft(source, images, labels, **settings):

@@ -1,8 +1,7 @@
-"""What all attacks share: their result, the state a model is attacked in, the checks of their arguments."""
+"""What all attacks share: their result, the state a model is attacked in, the ball."""
 
 import contextlib
 import importlib
-import math
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from ..errors import UserError
 
 NORMS = ("linf", "l2")
+HALVES = (torch.float16, torch.bfloat16)
 _NOT_IN_CONDA = ", and run without --use-conda: conda-forge does not have it"
 
 
@@ -27,7 +27,8 @@ class AttackResult:
         accuracy_by_iteration: for iterative attacks the share of all images still rightly classified after
             0, 1, ... iterations of the first restart.
         distances: for attacks that look for the nearest misclassified image: (N,) how far it is, infinite
-            where none was found and 0 where the image itself is misclassified.
+            where none was found and 0 where the image itself is misclassified. Of the images' type, of
+            half-precision images float64.
     """
 
     adversarial: torch.Tensor
@@ -73,62 +74,6 @@ def default_batch_size(device):
     return 1024 if device.type == "cuda" else 128
 
 
-def check_images(model, images, labels):
-    """Checks what every attack is given.
-
-    Raises:
-        TypeError: when the model is not a module, or the images or labels are not tensors.
-        ValueError: naming the argument, when its shape, type or range is wrong.
-    """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model: expected a torch.nn.Module, found {type(model).__name__}")
-    if not isinstance(images, torch.Tensor):
-        raise TypeError(f"images: expected a tensor, found {type(images).__name__}")
-    if labels is None:
-        raise ValueError(
-            "labels: the true labels are required; an attack on the model's own predictions "
-            "overstates robustness (thesis_pgd does that on purpose)"
-        )
-    if not isinstance(labels, torch.Tensor):
-        raise TypeError(f"labels: expected a tensor of class indices, found {type(labels).__name__}")
-    if images.dim() < 2 or not images.is_floating_point():
-        raise ValueError(
-            f"images: expected floating-point pixels in [0, 1], (N, ...); found {images.dtype}, "
-            f"shape {tuple(images.shape)}"
-        )
-    if images.numel() and not (images.amin() >= 0 and images.amax() <= 1):
-        raise ValueError(
-            f"images: pixels must lie in [0, 1], found {images.amin():.4g} to {images.amax():.4g}; "
-            "divide bytes by 255"
-        )
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels: expected one class index per image, shape ({len(images)},), found {tuple(labels.shape)}"
-        )
-    if labels.is_floating_point() or labels.is_complex() or labels.dtype is torch.bool:
-        raise ValueError(f"labels: expected integer class indices, found {labels.dtype}")
-    if labels.numel() and labels.min() < 0:
-        raise ValueError(f"labels: class indices start at 0, found {labels.min().item()}")
-
-
-def check_classes(labels, classes):
-    """Checks that the labels are among the model's outputs (on a GPU a stray one would end the process)."""
-    if labels.numel() and labels.max() >= classes:
-        raise ValueError(f"labels: found class {labels.max().item()}, but the model has {classes} outputs")
-
-
-def check_real(name, value, least, most=math.inf):
-    """Checks that `value` is a number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
-        raise ValueError(f"{name}: expected a number in [{least:g}, {most:g}], found {value!r}")
-
-
-def check_integer(name, value, least):
-    """Checks that `value` is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}: expected a whole number of at least {least}, found {value!r}")
-
-
 def is_correct(logits, labels):
     """(N,) bool: the largest output is the label's. Outputs that are not finite never count as right."""
     return (logits.argmax(1) == labels) & logits.isfinite().all(1)
@@ -136,8 +81,25 @@ def is_correct(logits, labels):
 
 @torch.no_grad()
 def predict(model, images, batch_size):
-    """The outputs of a frozen model, (N, classes), computed by batches."""
-    return torch.cat([model(batch) for batch in images.split(batch_size)])
+    """The outputs of a frozen model, (N, classes), computed by batches.
+
+    Raises:
+        ValueError: when the model does not return logits.
+    """
+    return torch.cat([_logits(model(batch), len(batch)) for batch in images.split(batch_size)])
+
+
+def _logits(outputs, count):
+    """What a model returned for `count` images, when it is logits, (count, classes)."""
+    if not isinstance(outputs, torch.Tensor):
+        found = f"a {type(outputs).__name__}"
+    elif outputs.dim() != 2 or len(outputs) != count:
+        found = f"the shape {tuple(outputs.shape)} for {count} images"
+    elif not outputs.is_floating_point():
+        found = f"{outputs.dtype}"
+    else:
+        return outputs
+    raise ValueError(f"model: returned {found}; wrap it so that it returns logits (N, classes)")
 
 
 class _ContiguousGradient(torch.autograd.Function):
@@ -153,12 +115,12 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A model that counts what it is asked: forward and backward passes, in images."""
+    """A model that counts what it is asked, `queries` already: forward and backward passes, in images."""
 
-    def __init__(self, model):
+    def __init__(self, model, queries=0):
         super().__init__()
         self.model = model
-        self.queries = self.gradients = 0
+        self.queries, self.gradients = queries, 0
 
     def forward(self, images):
         self.queries += len(images)
@@ -171,12 +133,29 @@ class Counted(nn.Module):
         self.gradients += len(gradient)
 
 
+class InFloat32(nn.Module):
+    """A half-precision model for those who compute in float32: it rounds what it is asked."""
+
+    def __init__(self, model, dtype):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, images):
+        return self.model(images.to(self.dtype)).float()
+
+
 @contextlib.contextmanager
 def seeded(seed, device):
     """torch's global random numbers start from `seed` inside and go on outside as if nothing had happened."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
+
+
+def rows_of(chosen, batch_size):
+    """The rows where `chosen`, (N,) bool, is True, in batches; none where it is nowhere."""
+    rows = chosen.nonzero()[:, 0]
+    return rows.split(batch_size) if len(rows) else ()
 
 
 def library(name, package):
@@ -195,20 +174,42 @@ def library(name, package):
 
 
 def distances(images, others, norm):
-    """How far every image is from its other, (N,), in the "linf" or "l2" norm."""
+    """How far every image is from its other, (N,), in the "linf" or "l2" norm; of halves in float64."""
+    if images.dtype in HALVES:
+        images, others = images.double(), others.double()
     return (images - others).flatten(1).norm(dim=1, p=torch.inf if norm == "linf" else 2)
 
 
 def into_ball(points, centers, eps, norm):
     """The points brought back into the balls around their centers, and to [0, 1].
 
+    In float32 and float64 the bounds are rounded to the nearest number, so that a pixel may lie half the
+    distance of two numbers outside (in float32 3e-8). Half-precision numbers are too far apart for that: they
+    are rounded towards the center and lie inside the ball as it is.
+
     Args:
+        points: of the centers' type, or, around half-precision centers, of a wider one.
         eps: the radius, a number or a tensor that multiplies with the points.
+
+    Returns:
+        Tensor: of the centers' type.
     """
+    if centers.dtype in HALVES:
+        return _halves_into_ball(points, centers, eps, norm)
     if norm == "linf":
         return points.clamp((centers - eps).clamp_(0, 1), (centers + eps).clamp_(0, 1))
     offsets = points - centers
     return (centers + offsets * (eps / lengths(offsets)).clamp(max=1)).clamp_(0, 1)
+
+
+def _halves_into_ball(points, centers, eps, norm):
+    exact, wide = points.double(), centers.double()
+    exact = into_ball(exact, wide, eps, norm)
+    nearest = exact.to(centers.dtype).abs()  # no negative zero
+    beyond = (nearest.double() - wide).abs() > (exact - wide).abs()
+    # numbers in [0, 1] are ordered as their bits are: one less or more is the next number towards the center
+    step = torch.where(nearest > centers, -1, 1).to(torch.int16)
+    return (nearest.view(torch.int16) + beyond * step).view(centers.dtype)
 
 
 def per_image(values, images):

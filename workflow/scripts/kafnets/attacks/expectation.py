@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from .common import check_integer
+from .arguments import check_integer
 
 
 class Expectation(nn.Module):
@@ -29,8 +29,7 @@ class Expectation(nn.Module):
 
     def __init__(self, model, samples):
         super().__init__()
-        check_integer("eot_samples", samples, 1)
-        self.model, self.samples = model, samples
+        self.model, self.samples = model, check_integer("eot_samples", samples, 1)
 
     def forward(self, images):
         return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)

@@ -7,16 +7,12 @@ import math
 
 import torch
 
+from .arguments import check_choice, check_integer, check_real, prepare
 from .common import (
+    HALVES,
     NORMS,
-    AttackResult,
     Counted,
-    check_classes,
-    check_images,
-    check_integer,
-    check_real,
-    default_batch_size,
-    device_of,
+    InFloat32,
     distances,
     frozen,
     into_ball,
@@ -25,6 +21,7 @@ from .common import (
     library,
     per_image,
     predict,
+    rows_of,
     seeded,
 )
 from .pgd import margins as logit_margins
@@ -48,8 +45,8 @@ def cw(
 
     Args:
         model: classifier of images in [0, 1].
-        images: (N, ...) float32 in [0, 1].
-        labels: (N,) true classes.
+        images: (N, ...) floats in [0, 1].
+        labels: (N,) true classes, integers of any type.
         eps: Euclidean radius of the verdict; None: an image is robust when nothing was found at any distance.
         iterations: steps of the optimiser, for each weight of the penalty.
         search_steps: weights of the penalty tried, by binary search.
@@ -70,14 +67,13 @@ def cw(
     Source: Carlini & Wagner 2017, arXiv:1608.04644. For their loss in the L-infinity ball see :func:`pgd`
     with `loss="margin"`.
     """
-    check_integer("iterations", iterations, 1)
-    check_integer("search_steps", search_steps, 1)
-    check_real("learning_rate", learning_rate, 0)
-    check_real("confidence", confidence, 0)
-
-    attack = library("foolbox", "foolbox").attacks.L2CarliniWagnerAttack(
-        steps=iterations, binary_search_steps=search_steps, stepsize=learning_rate, confidence=confidence
-    )
+    settings = {
+        "steps": check_integer("iterations", iterations, 1),
+        "binary_search_steps": check_integer("search_steps", search_steps, 1),
+        "stepsize": check_real("learning_rate", learning_rate, 0),
+        "confidence": check_real("confidence", confidence, 0),
+    }
+    attack = library("foolbox", "foolbox").attacks.L2CarliniWagnerAttack(**settings)
     return _nearest(model, images, labels, _foreign(attack), eps, "l2", batch_size, seed, progress)
 
 
@@ -105,9 +101,8 @@ def deepfool(
 
     Source: Moosavi-Dezfooli, Fawzi & Frossard 2016, arXiv:1511.04599.
     """
-    check_integer("iterations", iterations, 1)
-    check_real("overshoot", overshoot, 0)
-
+    iterations = check_integer("iterations", iterations, 1)
+    overshoot = check_real("overshoot", overshoot, 0)
     attacks = library("foolbox", "foolbox").attacks
     kind = attacks.L2DeepFoolAttack if norm == "l2" else attacks.LinfDeepFoolAttack
     search = _foreign(kind(steps=iterations, overshoot=overshoot))
@@ -157,9 +152,8 @@ def fmn(
 
     Source: Pintor, Roli, Brendel & Biggio 2021, arXiv:2102.12827 (own implementation).
     """
-    check_integer("iterations", iterations, 1)
-    check_real("step", step, 0)
-    check_real("shrink", shrink, 0, 1)
+    iterations, step = check_integer("iterations", iterations, 1), check_real("step", step, 0)
+    shrink = check_real("shrink", shrink, 0, 1)
 
     def search(model, pixels, classes):
         return _shrinking_ball(model, pixels, classes, norm, iterations, step, shrink)
@@ -198,28 +192,22 @@ def _shrinking_ball(model, pixels, classes, norm, iterations, step, shrink):
 
 def _nearest(model, images, labels, search, eps, norm, batch_size, seed, progress):
     """Runs `search`, a function of a model, images and labels, on the images that are rightly classified."""
-    check_images(model, images, labels)
-    if norm not in NORMS:
-        raise ValueError(f"norm: {norm!r} is not known; choose one of {', '.join(NORMS)}")
-    if eps is not None:
-        check_real("eps", eps, 0)
-    check_integer("seed", seed, 0)
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
-    counted, pixels, classes = Counted(model), images.to(device), labels.to(device)
-    far = torch.full((len(images),), torch.inf, device=device, dtype=images.dtype)
-    nearest = pixels.clone()
-    with frozen(counted), seeded(seed, device):
-        if not len(images):
-            return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0, distances=far)
-        logits = predict(counted, pixels, batch_size)
-        check_classes(labels, logits.shape[1])
-        clean = is_correct(logits, classes)
+    task = prepare(model, images, labels, batch_size)
+    pixels, classes, batch_size = task.images, task.labels, task.batch_size
+    check_choice("norm", norm, NORMS)
+    eps = None if eps is None else check_real("eps", eps, 0)
+    seed = check_integer("seed", seed, 0)
+    half = pixels.dtype in HALVES
+    far = torch.full_like(classes, torch.inf, dtype=torch.float64 if half else pixels.dtype)
+    nearest, counted = pixels.clone(), Counted(model, queries=len(images))
+    searched = InFloat32(counted, pixels.dtype) if half else counted
+    with frozen(searched), seeded(seed, task.device):
+        _, clean = task.answers()
         far[~clean] = 0
         left = int(clean.sum())
-        for rows in clean.nonzero()[:, 0].split(batch_size):
-            found = search(counted, pixels[rows], classes[rows])
+        for rows in rows_of(clean, batch_size):
+            found = search(searched, pixels[rows].float() if half else pixels[rows], classes[rows])
+            found = found.detach().to(pixels.dtype)
             fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
             far[rows[fooled]] = distances(pixels[rows], found, norm)[fooled]
             nearest[rows[fooled]] = found[fooled]
@@ -229,11 +217,4 @@ def _nearest(model, images, labels, search, eps, norm, batch_size, seed, progres
                 progress(int(clean.sum()) - left, left, standing)
     robust = clean & (far.isinf() if eps is None else far > eps)
     nearest[robust] = pixels[robust]
-    return AttackResult(
-        adversarial=nearest.to(images.device),
-        robust=robust.to(images.device),
-        clean=clean.to(images.device),
-        queries=counted.queries,
-        gradients=counted.gradients,
-        distances=far.to(images.device),
-    )
+    return task.result(nearest, robust, clean, counted.queries, counted.gradients, distances=far)

@@ -16,23 +16,15 @@ from torch.nn import functional
 
 from ..device import capture, trying_algorithms
 from ..progress import line
-from .common import (
-    NORMS,
-    AttackResult,
-    check_classes,
-    check_images,
+from .arguments import (
+    check_choice,
     check_integer,
+    check_radius,
     check_real,
-    default_batch_size,
-    device_of,
-    frozen,
-    into_ball,
-    is_correct,
-    lengths,
-    per_image,
-    predict,
-    seeded,
+    checked_images,
+    prepare,
 )
+from .common import HALVES, frozen, into_ball, is_correct, lengths, per_image, seeded
 
 
 def pgd(
@@ -66,8 +58,9 @@ def pgd(
 
     Args:
         model: classifier of images in [0, 1]. It is attacked in evaluation mode and put back.
-        images: (N, ...) floats in [0, 1].
-        labels: (N,) true classes; required.
+        images: (N, ...) floats in [0, 1], of the type that the model takes, on any device. Perturbed
+            half-precision images lie inside the ball as it is; see :func:`kafnets.attacks.common.into_ball`.
+        labels: (N,) true classes, integers of any type; required.
         eps: radius of the ball, in pixel units of [0, 1] (for L2 the Euclidean length over all pixels).
         step: length of one step, in the same units.
         iterations: gradient steps per restart; 0 leaves the random starts.
@@ -107,41 +100,33 @@ def pgd(
     momentum: Dong et al. 2018, arXiv:1710.06081; margin: Carlini & Wagner 2017, arXiv:1608.04644; DLR: Croce
     & Hein 2020, arXiv:2003.01690; targets: Gowal et al. 2019, arXiv:1910.09338.
     """
-    check_images(model, images, labels)
-    check_real("eps", eps, 0, 1 if norm == "linf" else float("inf"))
-    check_real("step", step, 0)
-    check_integer("iterations", iterations, 0)
-    check_integer("restarts", restarts, 1)
-    check_integer("targets", targets, 0)
-    check_real("momentum", momentum, 0)
-    for name, value, known in (("loss", loss, LOSSES), ("norm", norm, NORMS)):
-        if value not in known:
-            raise ValueError(f"{name}: {value!r} is not known; choose one of {', '.join(known)}")
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
+    task = prepare(model, images, labels, batch_size)
+    eps, step = check_radius(eps, norm), check_real("step", step, 0)
+    iterations, restarts = check_integer("iterations", iterations, 0), check_integer("restarts", restarts, 1)
+    targets, momentum = check_integer("targets", targets, 0), check_real("momentum", momentum, 0)
+    check_choice("loss", loss, LOSSES)
     runs = restarts * max(targets, 1)
     if starts is None:
-        starts = RandomStarts(images, eps, seed, norm)
+        starts = RandomStarts(task.images, eps, seed, norm)
     else:
-        starts = _check_starts(starts, images, eps, norm, runs)
+        starts = _check_starts(starts, task.images, eps, norm, runs)
 
-    rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop)
-    pixels, classes = images.to(device), labels.to(device)
-    with frozen(model), seeded(seed, device):  # a random network answers two calls alike
-        clean, ranked = classes == classes, None
-        if len(images):
-            logits = predict(model, pixels, batch_size)
-            check_classes(labels, logits.shape[1])
+    # small steps would be lost between two half-precision numbers: only what the model sees is rounded
+    half = task.images.dtype if task.images.dtype in HALVES else None
+    rule = _Rule(eps, step, iterations, runs, LOSSES[loss], norm, momentum, early_stop, half)
+    with frozen(model), seeded(seed, task.images.device):  # a random network answers two calls alike
+        logits, clean = task.answers()
+        ranked = None
+        if logits is not None:
             _check_enough_classes(logits.shape[1], loss, targets)
-            clean = is_correct(logits, classes)
-            ranked = _rivals(logits, classes)[:, :targets] if targets else None
-        stream = _Stream(model, rule, pixels, classes, clean, ranked)
-        stream.run(starts, batch_size, progress, memory)
-    return AttackResult(
-        adversarial=stream.adversarial.to(images.device),
-        robust=torch.from_numpy(stream.clean & ~stream.found).to(images.device),
-        clean=torch.from_numpy(stream.clean).to(images.device),
+            ranked = _rivals(logits, task.labels)[:, :targets] if targets else None
+        wide = task.images if half is None else task.images.float()
+        stream = _Stream(model, rule, wide, task.labels, clean, ranked)
+        stream.run(starts, task.batch_size, progress, memory)
+    return task.result(
+        adversarial=stream.adversarial.to(task.images.dtype),
+        robust=torch.from_numpy(stream.clean & ~stream.found),
+        clean=torch.from_numpy(stream.clean),
         queries=len(images) + stream.queries,
         gradients=stream.gradients,
         accuracy_by_iteration=(stream.right_at / max(len(images), 1)).tolist(),
@@ -163,7 +148,7 @@ def fgsm(model, images, labels, *, eps, batch_size=None, seed=0, progress=None):
 
     Source: Goodfellow, Shlens & Szegedy 2015, arXiv:1412.6572.
     """
-    check_images(model, images, labels)
+    images = checked_images(images)
     return pgd(
         model,
         images,
@@ -245,27 +230,29 @@ class RandomStarts:
     """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set."""
 
     def __init__(self, images, eps, seed, norm="linf"):
-        check_integer("seed", seed, 0)
-        self.images, self.eps, self.seed, self.norm = images, eps, seed, norm
+        self.images, self.eps, self.norm = images, eps, norm
+        self.seed = check_integer("seed", seed, 0)
 
     def __getitem__(self, restart):
         # torch's CPU generator reads only 32 bits of its seed, so the pair is hashed, not packed
         state = np.random.SeedSequence([self.seed, restart]).generate_state(1)
         generator = torch.Generator().manual_seed(int(state[0]))
-        noise = torch.empty(self.images.shape, dtype=self.images.dtype)
+        dtype = torch.float32 if self.images.dtype in HALVES else self.images.dtype
+        noise = torch.empty(self.images.shape, dtype=dtype)
         if self.norm == "linf":
             noise.uniform_(-self.eps, self.eps, generator=generator)
         else:
             noise.normal_(generator=generator)
             radius = torch.rand(len(noise), generator=generator, dtype=noise.dtype) ** (1 / noise[:1].numel())
             noise *= per_image(self.eps * radius, noise) / lengths(noise)
-        return (self.images + noise.to(self.images.device)).clamp_(0, 1)
+        return (self.images + noise.to(self.images.device)).clamp_(0, 1).to(self.images.dtype)
 
 
 def _check_starts(starts, images, eps, norm, runs):
     if not isinstance(starts, torch.Tensor) or starts.shape != (runs, *images.shape):
         raise ValueError(f"starts: expected a tensor of shape {(runs, *images.shape)} (restarts, N, ...)")
-    starts = starts.to(images)
+    # they may be many: each is brought to the model's device when its turn comes
+    starts, images = starts.detach().to(images.dtype), images.to(starts.device)
     # what a start computed as image + noise may lie outside by rounding
     slack = 4 * torch.finfo(images.dtype).eps * (1 if norm == "linf" else images[:1].numel() ** 0.5)
     if starts.numel():
@@ -288,6 +275,7 @@ class _Rule:
     norm: str
     momentum: float
     early_stop: bool
+    half: torch.dtype | None = None
 
     def move(self, points, gradient, centers, velocity):
         """One step of all points, and their accumulated gradients."""
@@ -302,6 +290,10 @@ class _Rule:
         """The points brought back into the balls around their centers."""
         return into_ball(points, centers, self.eps, self.norm)
 
+    def seen(self, points, centers):
+        """What the model sees of the points: in half precision they are rounded into the ball."""
+        return points if self.half is None else into_ball(points, centers.to(self.half), self.eps, self.norm)
+
 
 def _step_of(model, rule, slots, passes):
     """The function of one step: slot tensors by name -> verdicts, moved points, velocity.
@@ -312,9 +304,11 @@ def _step_of(model, rule, slots, passes):
     """
 
     def step(slot):
-        points, labels = slot["points"].detach().requires_grad_(), slot["labels"]
-        logits = model(points)
-        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), points)
+        points, labels = slot["points"].detach(), slot["labels"]
+        seen = rule.seen(points, slot["centers"]).requires_grad_()
+        logits = model(seen)
+        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), seen)
+        gradient = gradient.to(points.dtype)
         moved, velocity = rule.move(points.detach(), gradient, slot["centers"], slot.get("velocity"))
         return is_correct(logits.detach(), labels), moved, velocity
 
@@ -472,7 +466,8 @@ class _Stream:
         last = self.done == rule.iterations
         if last.all():
             with torch.no_grad():
-                right = is_correct(self.model(points), self.classes["labels"])
+                seen = rule.seen(points, self.pixels["centers"])
+                right = is_correct(self.model(seen), self.classes["labels"])
         else:
             right, self.pixels["points"], velocity = self.step({**self.pixels, **self.classes})
             if rule.momentum:
@@ -496,7 +491,9 @@ class _Stream:
         self.found[self.image[rows[~right[rows]]]] = True
         ended = rows[~again]
         if len(ended):
-            self.adversarial[self._index(self.image[ended])] = points[self._index(self.row[ended])]
+            where = self._index(self.row[ended])
+            seen = self.rule.seen(points[where], self.pixels["centers"][where])
+            self.adversarial[self._index(self.image[ended])] = seen.to(points.dtype)
 
     def _refill(self, rows):
         """Gives the slots `rows` new jobs; slots that get none are closed."""
@@ -544,7 +541,7 @@ class _Stream:
         """The start points of one restart, drawn when first needed and kept until the next ones are."""
         if restart not in self.drawn:
             # jobs are taken (all but) in the order of their restarts: an older one is hardly asked for again
-            self.drawn = {restart: self.starts[restart].to(self.images.device)}
+            self.drawn = {restart: self.starts[restart].to(self.images)}
         return self.drawn[restart]
 
     def _index(self, rows):

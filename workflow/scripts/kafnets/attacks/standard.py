@@ -7,28 +7,14 @@ batches, and what it finds is verified: a verdict "not robust" always comes with
 import torch
 from torch import nn
 
-from .common import (
-    NORMS,
-    AttackResult,
-    Counted,
-    check_classes,
-    check_images,
-    check_integer,
-    check_real,
-    default_batch_size,
-    device_of,
-    frozen,
-    into_ball,
-    is_correct,
-    library,
-    predict,
-    seeded,
-)
+from .arguments import check_integer, check_radius, prepare
+from .common import Counted, frozen, into_ball, is_correct, library, predict, rows_of, seeded
 from .pgd import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 # APGD-CE once more where the softmax saturates; in the whole ensemble the other three stand in.
 _TEMPERED = "apgd_ce on divided logits"
+_OURS = {"n_iter": "iterations", "n_restarts": "restarts", "n_queries": "queries"}
 
 
 def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed=0, progress=None):
@@ -39,7 +25,7 @@ def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed
     Args:
         model: classifier of images in [0, 1] with at least four classes.
         images: (N, C, H, W) float32 in [0, 1].
-        labels: (N,) true classes.
+        labels: (N,) true classes, integers of any type.
         eps: radius of the ball, in pixel units of [0, 1].
         norm: of the ball: "linf" or "l2".
         batch_size: images per forward pass. The package draws its random numbers batch by batch.
@@ -92,32 +78,19 @@ def square(model, images, labels, *, eps, norm="linf", queries=5000, restarts=1,
 
 
 def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress, parameters):
-    check_images(model, images, labels)
-    if images.dim() != 4 or images.dtype is not torch.float32:
-        raise ValueError(
-            f"images: expected (N, C, H, W) float32, found {images.dtype}, {tuple(images.shape)}"
-        )
-    check_real("eps", eps, 0, 1 if norm == "linf" else float("inf"))
-    if norm not in NORMS:
-        raise ValueError(f"norm: {norm!r} is not known; choose one of {', '.join(NORMS)}")
-    check_integer("seed", seed, 0)
-    for name, value in parameters.items():
-        check_integer(
-            {"n_iter": "iterations", "n_restarts": "restarts", "n_queries": "queries"}[name], value, 1
-        )
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
+    task = prepare(model, images, labels, batch_size)
+    device, classes, batch_size = task.device, task.labels, task.batch_size
+    eps, seed = check_radius(eps, norm), check_integer("seed", seed, 0)
+    _check_form(task.images, parts, norm)
+    parameters = {name: check_integer(_OURS[name], value, 1) for name, value in parameters.items()}
     package = library("pyautoattack", "pyautoattack")
-    counted, classes = Counted(model), labels.to(device)
-    pixels = images.to(device).contiguous()  # the package reads no other order
+    task.images = pixels = task.images.contiguous()  # the package reads no other order
     adversarial = pixels.clone()
+    counted = Counted(model, queries=len(images))
     with frozen(counted), seeded(seed, device):
-        if not len(images):
-            return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0)
-        logits = predict(counted, pixels, batch_size)
-        check_classes(labels, logits.shape[1])
-        clean = is_correct(logits, classes)
+        logits, clean = task.answers()
+        if logits is None:
+            return task.nothing()
         robust = clean.clone()
         rivals = min(9, logits.shape[1] - 1)
         if rivals < 3 and "apgd_t" in parts:
@@ -132,7 +105,7 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
                     continue
                 attacked = _Tempered(counted, 2 * lead[standing].amax() / most)
             run = _build(package, attacked, part, eps, norm, seed, rivals, device, parameters)
-            for rows in standing.nonzero()[:, 0].split(batch_size):
+            for rows in rows_of(standing, batch_size):
                 found = into_ball(run(pixels[rows], classes[rows]).detach(), pixels[rows], eps, norm)
                 fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
                 adversarial[rows[fooled]] = found[fooled]
@@ -142,13 +115,30 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
                     progress(
                         done, int(robust.sum()) * (len(parts) - 1 - number), robust.double().mean().item()
                     )
-    return AttackResult(
-        adversarial=adversarial.to(images.device),
-        robust=robust.to(images.device),
-        clean=clean.to(images.device),
-        queries=counted.queries,
-        gradients=counted.gradients,
-    )
+    return task.result(adversarial, robust, clean, counted.queries, counted.gradients)
+
+
+def _check_form(images, parts, norm):
+    """Checks that the package can take the images."""
+    if images.dim() != 4 or images.dtype is not torch.float32:
+        raise ValueError(
+            f"images: expected (N, C, H, W) float32, found {images.dtype}, {tuple(images.shape)}; "
+            "attack model.float() with images.float()"
+        )
+    height, width = images.shape[2:]
+    if norm == "l2" and "square" in parts and not _can_be_tiled(height, width):
+        raise ValueError(
+            f"images: Square in the L2 norm cannot lay its tiles on {height} x {width} pixels; "
+            "enlarge them, or leave it out: apgd_ce, apgd_t and fab_t take any size"
+        )
+
+
+def _can_be_tiled(height, width):
+    """Whether the package's first perturbation fits: tiles a fifth of the height, laid from a margin on."""
+    tile = height // 5
+    margin = (height - 5 * tile) // 2
+    fits = all(margin <= size % tile for size in (height, width)) if tile else False
+    return fits or tile == 1 or 0 < width < tile
 
 
 class _Tempered(nn.Module):

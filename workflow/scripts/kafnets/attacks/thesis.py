@@ -2,18 +2,8 @@
 
 import torch
 
-from .common import (
-    AttackResult,
-    check_classes,
-    check_images,
-    check_integer,
-    check_real,
-    default_batch_size,
-    device_of,
-    frozen,
-    is_correct,
-    predict,
-)
+from .arguments import check_integer, check_radius, prepare
+from .common import frozen, is_correct, predict
 from .pgd import RandomStarts, pgd
 
 
@@ -54,21 +44,14 @@ def thesis_pgd(
     Source: the thesis's evaluation with the Adversarial Robustness Toolbox 1.3.3, which kept the restart of
     the highest success rate over all images.
     """
-    check_images(model, images, labels)
-    check_real("eps", eps, 0, 1)
-    check_integer("iterations", iterations, 0)
-    check_integer("restarts", restarts, 1)
-    device = device_of(model, images)
-    batch_size = default_batch_size(device) if batch_size is None else batch_size
-    check_integer("batch_size", batch_size, 1)
-    truth = labels.to(device)
-    if not len(images):
-        return AttackResult(images.clone(), labels == labels, labels == labels, 0, 0)
-    with frozen(model):
-        logits = predict(model, images.to(device), batch_size)
-    check_classes(labels, logits.shape[1])
+    task = prepare(model, images, labels, batch_size)
+    eps = check_radius(eps, "linf")
+    iterations, restarts = check_integer("iterations", iterations, 0), check_integer("restarts", restarts, 1)
+    logits, _ = task.answers()
+    if logits is None:
+        return task.nothing()
     if starts is None:
-        starts = RandomStarts(images, eps, seed)
+        starts = RandomStarts(task.images, eps, seed)
     elif not isinstance(starts, torch.Tensor) or len(starts) != restarts:
         raise ValueError(f"starts: expected a tensor of shape {(restarts, *images.shape)} (restarts, N, ...)")
 
@@ -77,19 +60,19 @@ def thesis_pgd(
     state = None if memory is None else memory.recall()
     if state is not None:
         best = state["best"]
-    logits = best["logits"].to(device)
+    logits = best["logits"].to(task.device)
     predictions = logits.argmax(1)
     for restart in range(best["restart"], restarts):
         result = pgd(
             model,
-            images,
-            predictions.to(labels.device),
+            task.images,
+            predictions,
             eps=eps,
             step=step,
             iterations=iterations,
             loss=loss,
             early_stop=False,
-            batch_size=batch_size,
+            batch_size=task.batch_size,
             starts=starts[restart][None],
             progress=_whole_progress(progress, restart, restarts, len(images) * (iterations + 2)),
             memory=None if memory is None else _MemoryOfARestart(memory, best, state),
@@ -104,11 +87,11 @@ def thesis_pgd(
             gradients=best["gradients"] + result.gradients,
         )
     with frozen(model):
-        outputs = predict(model, best["chosen"].to(device), batch_size)
-    return AttackResult(
-        adversarial=best["chosen"].to(images.device),
-        robust=is_correct(outputs, truth).to(images.device),
-        clean=is_correct(logits, truth).to(images.device),
+        outputs = predict(model, best["chosen"].to(task.device), task.batch_size)
+    return task.result(
+        adversarial=best["chosen"],
+        robust=is_correct(outputs, task.labels),
+        clean=is_correct(logits, task.labels),
         queries=best["queries"] + len(images),
         gradients=best["gradients"],
     )
