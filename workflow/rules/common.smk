@@ -113,6 +113,7 @@ BASE_LIBRARY = library(
     "data/__init__.py",
     "data/dataset.py",
     "files.py",
+    "filetypes.py",
     "device.py",
     "records.py",
     "errors.py",

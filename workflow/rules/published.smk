@@ -34,7 +34,12 @@ rule convert_published:
         archive=f"{OUT}/data/raw/published/{{activation}}.zip",
         script=f"{SCRIPT}/convert_published.py",
         library=library(
-            "published.py", "registry.py", "files.py", "errors.py", "cli.py"
+            "published.py",
+            "registry.py",
+            "files.py",
+            "filetypes.py",
+            "errors.py",
+            "cli.py",
         ),
     output:
         f"{OUT}/data/published/{{activation}}.safetensors",

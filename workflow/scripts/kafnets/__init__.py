@@ -18,6 +18,7 @@ _EXPORTS = {
     "create_activation": "kafnets.activations",
     "create_model": "kafnets.models",
     "load_model": "kafnets.models",
+    "load_state_dict": "kafnets.models",
     "save_model": "kafnets.models",
 }
 _SUBMODULES = ("activations", "attacks", "data", "evaluation", "models", "published", "training")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from .errors import UserError
+from .filetypes import SAFETENSORS, recognise
 from .registry import PUBLISHED, is_trainable
 
 # Of the converted tensors, see `checksum`: two files of the same tensors may differ in their headers.
@@ -86,6 +87,9 @@ def read(path):
     Raises:
         UserError: when it is absent or no safetensors file.
     """
+    found = recognise(path)
+    if found != SAFETENSORS:
+        raise UserError(f"{path}: is {found}, not the converted weights (safetensors)")
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:

@@ -1,11 +1,17 @@
 """Residual networks for CIFAR-sized images, in the thesis's and in the paper's form."""
 
+from functools import partial
+from math import isfinite
+from numbers import Real
+
+import torch
 from torch import nn
 from torch.nn import functional
 
 from ..activations import create_activation
 
 THESIS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+SHORTCUTS = ("pad_end", "pad_both", "projection")
 
 # The standard deviation of a unit normal cut off at two: Keras divides by it, so that the truncated
 # draws have the variance asked for.
@@ -56,29 +62,50 @@ class ThesisBlock(nn.Module):
         return self.act2(self.bn2(h + self.skip(x)))
 
 
+class PaddedShortcut(nn.Module):
+    """Every second pixel, and zeros for the new channels: `before` the old ones, and `after` them."""
+
+    def __init__(self, stride, before, after):
+        super().__init__()
+        self.stride, self.before, self.after = stride, before, after
+
+    def forward(self, x):
+        x = x[:, :, :: self.stride, :: self.stride]
+        return functional.pad(x, (0, 0, 0, 0, self.before, self.after))
+
+    def extra_repr(self):
+        return f"stride={self.stride}, before={self.before}, after={self.after}"
+
+
+def _shortcut(kind, inputs, outputs, stride):
+    if stride == 1:
+        return nn.Identity()
+    if kind == "projection":
+        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+    before = (outputs - inputs) // 2 if kind == "pad_both" else 0
+    return PaddedShortcut(stride, before, outputs - inputs - before)
+
+
 class OriginalBlock(nn.Module):
     """act(bn2(conv2(act(bn1(conv1(x))))) + skip(x)), the block of the paper's CIFAR-10 networks.
 
-    The skip has no parameters: the identity, or every second pixel and zeros for the new channels (option A).
-    Convolutions have no biases.
+    The skip is the identity; where the size halves, what `shortcut` of :class:`ResNet` says. Convolutions
+    have no biases.
     """
 
-    def __init__(self, inputs, outputs, stride, activate):
+    def __init__(self, inputs, outputs, stride, activate, shortcut="pad_end"):
         super().__init__()
-        self.stride = stride
-        self.new_channels = outputs - inputs
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(outputs)
         self.act1 = activate(outputs)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.skip = _shortcut(shortcut, inputs, outputs, stride)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.act2 = activate(outputs)
 
     def forward(self, x):
         h = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.new_channels))
-        return self.act2(h + x)
+        return self.act2(h + self.skip(x))
 
 
 class Stem(nn.Module):
@@ -94,6 +121,29 @@ class Stem(nn.Module):
         return self.act(self.bn(self.conv(x)))
 
 
+class Normalize(nn.Module):
+    """(x - mean) / std for each channel."""
+
+    def __init__(self, mean, std):
+        super().__init__()
+        for name, values in (("mean", mean), ("std", std)):
+            self.register_buffer(
+                name, torch.tensor(values, dtype=torch.float32)[:, None, None], persistent=False
+            )
+
+    def forward(self, x):
+        return (x - self.mean) / self.std
+
+    def extra_repr(self):
+        return f"mean={self.mean.flatten().tolist()}, std={self.std.flatten().tolist()}"
+
+
+_DOUBT = (
+    "the weights are of another implementation and fit either padding of the shortcuts, so this network may "
+    "be wrong: give create_model shortcut='pad_end' or 'pad_both', whichever has the accuracy to be expected"
+)
+
+
 class ResNet(nn.Module):
     r"""A residual network of depth :math:`6n + 2` with 16, 32 and 64 channels.
 
@@ -107,31 +157,65 @@ class ResNet(nn.Module):
         depth (int): :math:`6n + 2`: 8, 20, 32, 44, 56, 110.
         block (str): ``"thesis"`` (normalisation after the addition, 3x3 convolution without normalisation
             as the shortcut, TensorFlow's asymmetric "SAME" padding, biases; convolutions start
-            Glorot-uniform, the dense layer He-normal) or ``"original"`` (He et al., shortcut option A;
-            He-normal).
+            Glorot-uniform, the dense layer He-normal) or ``"original"`` (He et al.; He-normal).
+        shortcut (str, optional): of ``"original"`` blocks where the size halves. ``"pad_end"``: every second
+            pixel, zeros after the old channels (option A of the paper, as in the original Torch code);
+            ``"pad_both"``: half of the zeros before, half after them (option A in the popular PyTorch code of
+            CIFAR ResNets, whose state_dict has ``linear.weight``); ``"projection"``: a 1x1 convolution and
+            its normalisation (option B; ``downsample.0.weight``). Weights trained with one padding fit the
+            other and give wrong logits. Default: ``"pad_end"``
+        mean, std (sequence of 3 floats, optional): the input's normalisation, a layer of the network: pixels
+            stay in [0, 1]. Networks of others need the one that they were trained with. Default: none
 
     Shape:
         - Input: :math:`(N, 3, H, W)` in [0, 1]
         - Output: :math:`(N, \text{num\_classes})`
 
     Raises:
-        ValueError: for a depth that is not 6n + 2, or an unknown block.
+        ValueError: for a depth that is not 6n + 2, an unknown block or shortcut, a shortcut with the thesis's
+            block (it has its own), or a mean or std that is not three numbers.
 
     Sources: K. He, X. Zhang, S. Ren and J. Sun, CVPR 2016, section 4.2; F. Peconi, MSc thesis, Sapienza 2020.
     """
 
-    def __init__(self, activation, num_classes=10, activation_arguments=None, depth=20, block="thesis"):
+    # What other CIFAR ResNets call these layers, for :func:`kafnets.load_state_dict`.
+    OTHER_NAMES = (
+        (r"^conv1\.", "stem.conv."),
+        (r"^bn1\.", "stem.bn."),
+        (r"^linear\.", "fc."),
+        (r"\.(downsample|shortcut)\.", ".skip."),
+    )
+
+    def __init__(
+        self,
+        activation,
+        num_classes=10,
+        activation_arguments=None,
+        depth=20,
+        block="thesis",
+        shortcut=None,
+        mean=None,
+        std=None,
+    ):
         super().__init__()
+        self.doubt = None if shortcut or block == "thesis" else _DOUBT
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth: must be 6n + 2 with n >= 1 (8, 20, 32, ...), got {depth!r}")
         if block not in ("thesis", "original"):
             raise ValueError(f"block: must be 'thesis' or 'original', got {block!r}")
+        if shortcut not in (None, *SHORTCUTS):
+            raise ValueError(f"shortcut: must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
+        thesis = block == "thesis"
+        if thesis and shortcut is not None:
+            raise ValueError(
+                f"shortcut: {shortcut!r} is for block='original', the thesis's block has its own"
+            )
 
         def activate(channels):
             return create_activation(activation, channels, **(activation_arguments or {}))
 
-        thesis = block == "thesis"
-        make_block = ThesisBlock if thesis else OriginalBlock
+        make_block = ThesisBlock if thesis else partial(OriginalBlock, shortcut=shortcut or "pad_end")
+        self.normalize = _normalization(mean, std)
         self.stem = Stem(16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {})
         blocks = (depth - 2) // 6
         self.layer1 = _stage(make_block, 16, 16, blocks, activate)
@@ -141,8 +225,20 @@ class ResNet(nn.Module):
         _initialise(self, nn.init.xavier_uniform_ if thesis else _he_normal_)
 
     def forward(self, x):
-        h = self.layer3(self.layer2(self.layer1(self.stem(x))))
+        h = self.layer3(self.layer2(self.layer1(self.stem(self.normalize(x)))))
         return self.fc(h.mean((2, 3)))
+
+
+def _normalization(mean, std):
+    if mean is None and std is None:
+        return nn.Identity()
+    for name, values in (("mean", mean), ("std", std)):
+        wrong = not isinstance(values, list | tuple) or len(values) != 3
+        if wrong or not all(isinstance(value, Real) and isfinite(value) for value in values):
+            raise ValueError(f"{name}: three numbers are needed, one a channel, got {values!r}")
+    if not all(value > 0 for value in std):
+        raise ValueError(f"std: three positive numbers are needed, got {std!r}")
+    return Normalize(mean, std)
 
 
 def _stage(make_block, inputs, outputs, blocks, activate):
