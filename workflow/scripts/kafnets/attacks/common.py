@@ -1,17 +1,13 @@
 """What all attacks share: their result, the state a model is attacked in, the checks of their arguments."""
 
 import contextlib
-import importlib
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..errors import UserError
-
 NORMS = ("linf", "l2")
-_NOT_IN_CONDA = ", and run without --use-conda: conda-forge does not have it"
 
 
 @dataclass
@@ -177,21 +173,6 @@ def seeded(seed, device):
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
-
-
-def library(name, package):
-    """The module `name` of an optional package.
-
-    Raises:
-        UserError: saying what to install, when it is absent.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"this attack needs the package {package} ({error}); write: pip install {package}"
-            f"{_NOT_IN_CONDA if package == 'pyautoattack' else ''}"
-        ) from None
 
 
 def distances(images, others, norm):

@@ -6,6 +6,7 @@ batches, and what it finds is verified: a verdict "not robust" always comes with
 
 import torch
 
+from ..errors import optional
 from .common import (
     NORMS,
     AttackResult,
@@ -19,7 +20,6 @@ from .common import (
     frozen,
     into_ball,
     is_correct,
-    library,
     predict,
     seeded,
 )
@@ -99,7 +99,7 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     device = device_of(model, images)
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     check_integer("batch_size", batch_size, 1)
-    package = library("pyautoattack", "pyautoattack")
+    package = optional("pyautoattack", "attacks")
     counted, classes = Counted(model), labels.to(device)
     pixels = images.to(device).contiguous()  # the package reads no other order
     adversarial = pixels.clone()
