@@ -4,6 +4,7 @@ They hold only the distributions that they are asked for and, recursively, what 
 requires.
 """
 
+import functools
 import re
 import sys
 import venv
@@ -53,11 +54,20 @@ def make(folder, requirements):
     python = Path(folder) / "bin" / "python"
     packages = site_packages(folder)
     for distribution in required(requirements).values():
-        for name in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
-            target, link = Path(distribution.locate_file(name)), packages / name
-            if target.suffix != ".pth" and target.exists() and not link.exists():
+        for target in _contents(distribution.name):
+            link = packages / target.name
+            if not link.exists():
                 link.symlink_to(target)
     return python
+
+
+@functools.cache
+def _contents(name):
+    """The files and folders of an installed distribution that lie in site-packages itself."""
+    distribution = metadata.distribution(name)
+    names = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
+    found = [Path(distribution.locate_file(name)) for name in names]
+    return [path for path in found if path.suffix != ".pth" and path.exists()]
 
 
 def site_packages(folder):
