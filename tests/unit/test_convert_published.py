@@ -1,6 +1,7 @@
 """The archives of the thesis's author: verified first, and nothing but two files of them is written."""
 
 import hashlib
+import importlib.util
 import subprocess
 import sys
 import warnings
@@ -157,3 +158,10 @@ def test_another_archive_is_refused_before_it_is_opened(archive, tmp_path):
     assert (
         done.returncode == 2 and done.stderr.count("\n") == 1 and "absent.zip: cannot be read" in done.stderr
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is here")
+def test_without_tensorflow_it_says_what_to_do(archive, tmp_path):
+    done = convert(archive, hashlib.sha256(archive.read_bytes()).hexdigest(), tmp_path / "out.safetensors")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "No module named 'tensorflow'" in done.stderr and "--use-conda" in done.stderr

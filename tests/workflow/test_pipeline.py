@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from tests.repository import ROOT, copy_repository
@@ -270,22 +269,6 @@ def test_a_wrong_config_ends_in_one_line(change, message):
     assert result.returncode in (1, 2)
     (line,) = [line for line in result.stdout.splitlines() if line.startswith("error")]
     assert message in line and "Traceback" not in result.stdout
-
-
-def test_environments_are_complete_and_match_the_pins():
-    """No conda here: the files are right by construction. One channel, a python, the pip pins' versions."""
-    pins = dict(
-        line.split("==") for line in (ROOT / "requirements.txt").read_text().splitlines() if "==" in line
-    )
-    names = {"pytorch": "torch", "matplotlib-base": "matplotlib", "pyyaml": "PyYAML"}
-    for path in (ROOT / "envs").glob("*.yaml"):
-        environment = yaml.safe_load(path.read_text())
-        assert environment["channels"] == ["conda-forge", "nodefaults"]
-        packages = dict(dependency.split(" =") for dependency in environment["dependencies"])
-        assert "python" in packages
-        for name, version in packages.items():
-            if name not in ("python", "tensorflow-cpu", "cxx-compiler"):  # no part of the pip environment
-                assert pins[names.get(name, name)] == version, f"{path.name}: {name}"
 
 
 def test_style():

@@ -87,8 +87,18 @@ def _content(file, member):
 
 
 def convert(row, prefix, source):
-    """The tensors of a row's network from `source`, by the names of the converted files."""
-    import tensorflow
+    """The tensors of a row's network from `source`, by the names of the converted files.
+
+    Raises:
+        UserError: without TensorFlow, or when they are those of another network.
+    """
+    try:
+        import tensorflow
+    except ImportError as error:
+        raise UserError(
+            f"to read {source} TensorFlow is needed ({error}); run snakemake with --use-conda, or set "
+            "data.published.source to a folder of the converted files"
+        ) from None
 
     reader = tensorflow.train.load_checkpoint(str(prefix))
     known = reader.get_variable_to_shape_map()

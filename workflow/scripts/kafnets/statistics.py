@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from .errors import optional
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -32,11 +34,11 @@ def wilson(correct, examples, confidence=0.95):
 
     Source: Wilson 1927; Brown, Cai & DasGupta 2001 recommend it over the normal interval.
     """
-    from statsmodels.stats.proportion import proportion_confint
+    proportion = optional("statsmodels.stats.proportion", "statistics")
 
     if not 0 <= correct <= examples or examples < 1:
         raise ValueError(f"correct: expected 0 to {examples} of at least one example, found {correct!r}")
-    low, high = proportion_confint(correct, examples, 1 - confidence, method="wilson")
+    low, high = proportion.proportion_confint(correct, examples, 1 - confidence, method="wilson")
     return Interval(correct / examples, max(float(low), 0.0), min(float(high), 1.0))
 
 
@@ -74,12 +76,12 @@ def mcnemar(first, second):
 
     Source: McNemar 1947; Dietterich 1998 recommends it for classifiers compared on one test set.
     """
-    from statsmodels.stats.contingency_tables import mcnemar as exact_test
+    tables = optional("statsmodels.stats.contingency_tables", "statistics")
 
     first, second = _paired(first, second)
     table = [[np.sum((first == a) & (second == b)) for b in (True, False)] for a in (True, False)]
     only_first, only_second = int(table[0][1]), int(table[1][0])
-    p_value = 1.0 if only_first == only_second == 0 else float(exact_test(table, exact=True).pvalue)
+    p_value = 1.0 if only_first == only_second == 0 else float(tables.mcnemar(table, exact=True).pvalue)
     return Paired((only_first - only_second) / len(first), only_first, only_second, min(p_value, 1.0))
 
 
@@ -142,11 +144,11 @@ def compare(first, second):
 
 
 def _paired_t(first, second):
-    from scipy.stats import ttest_rel
+    stats = optional("scipy.stats", "statistics")
 
     if np.ptp(first - second) == 0:  # no spread at all: the test is not defined
         return 1.0 if first[0] == second[0] else 0.0
-    return float(ttest_rel(first, second).pvalue)
+    return float(stats.ttest_rel(first, second).pvalue)
 
 
 def holm(p_values, level=0.05):
@@ -161,12 +163,12 @@ def holm(p_values, level=0.05):
 
     Source: Holm 1979.
     """
-    from statsmodels.stats.multitest import multipletests
+    multitest = optional("statsmodels.stats.multitest", "statistics")
 
     p_values = list(p_values)
     if not p_values:
         return [], []
-    real, corrected, *_ = multipletests(p_values, alpha=level, method="holm")
+    real, corrected, *_ = multitest.multipletests(p_values, alpha=level, method="holm")
     return real.tolist(), corrected.tolist()
 
 

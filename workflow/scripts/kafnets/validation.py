@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from .config import WORST_CASE, fraction, rates, source_activations, worst_case_attacks
-from .errors import UserError
+from .errors import UserError, optional
 from .registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED, is_trainable
 
 # Beyond these a configuration is a mistake or an attack (YAML aliases can grow without end), not a grid.
@@ -204,8 +204,7 @@ def _not_json(value):
 
 
 def _check_shape(config, schema):
-    import jsonschema
-
+    jsonschema = optional("jsonschema", "config")
     draft = jsonschema.Draft202012Validator
     # JSON calls 60.0 an integer; here it is a number, because the name of a seed's folder has no dot.
     types = draft.TYPE_CHECKER.redefine(

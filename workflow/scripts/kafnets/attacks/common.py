@@ -1,17 +1,13 @@
 """What all attacks share: their result, the state a model is attacked in, the ball."""
 
 import contextlib
-import importlib
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..errors import UserError
-
 NORMS = ("linf", "l2")
 HALVES = (torch.float16, torch.bfloat16)
-_NOT_IN_CONDA = ", and run without --use-conda: conda-forge does not have it"
 
 
 @dataclass
@@ -156,21 +152,6 @@ def rows_of(chosen, batch_size):
     """The rows where `chosen`, (N,) bool, is True, in batches; none where it is nowhere."""
     rows = chosen.nonzero()[:, 0]
     return rows.split(batch_size) if len(rows) else ()
-
-
-def library(name, package):
-    """The module `name` of an optional package.
-
-    Raises:
-        UserError: saying what to install, when it is absent.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise UserError(
-            f"this attack needs the package {package} ({error}); write: pip install {package}"
-            f"{_NOT_IN_CONDA if package == 'pyautoattack' else ''}"
-        ) from None
 
 
 def distances(images, others, norm):

@@ -7,6 +7,7 @@ import math
 
 import torch
 
+from ..errors import optional
 from .arguments import check_choice, check_integer, check_real, prepare
 from .common import (
     HALVES,
@@ -18,7 +19,6 @@ from .common import (
     into_ball,
     is_correct,
     lengths,
-    library,
     per_image,
     predict,
     rows_of,
@@ -73,7 +73,7 @@ def cw(
         "stepsize": check_real("learning_rate", learning_rate, 0),
         "confidence": check_real("confidence", confidence, 0),
     }
-    attack = library("foolbox", "foolbox").attacks.L2CarliniWagnerAttack(**settings)
+    attack = optional("foolbox", "attacks").attacks.L2CarliniWagnerAttack(**settings)
     return _nearest(model, images, labels, _foreign(attack), eps, "l2", batch_size, seed, progress)
 
 
@@ -103,7 +103,7 @@ def deepfool(
     """
     iterations = check_integer("iterations", iterations, 1)
     overshoot = check_real("overshoot", overshoot, 0)
-    attacks = library("foolbox", "foolbox").attacks
+    attacks = optional("foolbox", "attacks").attacks
     kind = attacks.L2DeepFoolAttack if norm == "l2" else attacks.LinfDeepFoolAttack
     search = _foreign(kind(steps=iterations, overshoot=overshoot))
     return _nearest(model, images, labels, search, eps, norm, batch_size, seed, progress)
@@ -113,7 +113,7 @@ def _foreign(attack):
     """An attack of foolbox as a function of a model, images and labels."""
 
     def search(model, pixels, classes):
-        foolbox = library("foolbox", "foolbox")
+        foolbox = optional("foolbox", "attacks")
         wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=pixels.device)
         return attack(wrapped, pixels, foolbox.criteria.Misclassification(classes), epsilons=None)[1]
 

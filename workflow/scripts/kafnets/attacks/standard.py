@@ -7,8 +7,9 @@ batches, and what it finds is verified: a verdict "not robust" always comes with
 import torch
 from torch import nn
 
+from ..errors import optional
 from .arguments import check_integer, check_radius, prepare
-from .common import Counted, frozen, into_ball, is_correct, library, predict, rows_of, seeded
+from .common import Counted, frozen, into_ball, is_correct, predict, rows_of, seeded
 from .pgd import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
@@ -83,7 +84,7 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     eps, seed = check_radius(eps, norm), check_integer("seed", seed, 0)
     _check_form(task.images, parts, norm)
     parameters = {name: check_integer(_OURS[name], value, 1) for name, value in parameters.items()}
-    package = library("pyautoattack", "pyautoattack")
+    package = optional("pyautoattack", "attacks")
     task.images = pixels = task.images.contiguous()  # the package reads no other order
     adversarial = pixels.clone()
     counted = Counted(model, queries=len(images))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, optional
 from .dataset import Dataset
 from .download import DownloadError, download
 
@@ -91,7 +91,7 @@ def download_cifar10(path, **settings):
     Raises:
         UserError: when it does not arrive whole, or cannot be written.
     """
-    from torchvision.datasets import CIFAR10
+    CIFAR10 = optional("torchvision.datasets", "data").CIFAR10
 
     official = {
         "url": CIFAR10.url,

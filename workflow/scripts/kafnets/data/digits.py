@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, optional
 from .dataset import Dataset, balanced_order
 
 TEST_EXAMPLES = 397
@@ -18,7 +18,7 @@ def prepare_digits(source=None):
     Raises:
         UserError: when a source is given; there is none to choose.
     """
-    from sklearn.datasets import load_digits
+    load_digits = optional("sklearn.datasets", "data").load_digits
 
     if source is not None:
         raise UserError(f"digits: takes no source, its images come with scikit-learn; remove {source}")
