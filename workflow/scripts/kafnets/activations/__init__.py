@@ -1,5 +1,6 @@
 """Activations: kernel activation functions (KAF) and the fixed ones, made by name."""
 
+from ..errors import UserError
 from ..registry import ACTIVATIONS, is_trainable, lookup
 from . import functional
 from .kaf import KAF
@@ -24,4 +25,4 @@ def create_activation(name, channels, **arguments):
     try:
         return entry.load()(*positional, **arguments)
     except TypeError as error:
-        raise ValueError(f"arguments of {name}: {error}") from None
+        raise UserError(f"arguments of {name}: {error}") from None

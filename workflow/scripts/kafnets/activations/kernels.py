@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 # A finite stand-in for infinity: its square still fits float32, and no Gaussian is left there.
-_FAR = 1e18
+FAR = 1e18
 
 
 class Kernel(NamedTuple):
@@ -26,12 +26,12 @@ def _gaussian(u, gamma):
 
 
 def _gaussian_by_offset(u, gamma):
-    u = u.clamp(-_FAR, _FAR)  # 0 rather than inf * 0 where x is infinite
+    u = u.clamp(-FAR, FAR)  # 0 rather than inf * 0 where x is infinite
     return _gaussian(u, gamma) * u * (-2 * gamma)
 
 
 def _gaussian_by_bandwidth(u, gamma):
-    u = u.clamp(-_FAR, _FAR)
+    u = u.clamp(-FAR, FAR)
     return -_gaussian(u, gamma) * u.square()
 
 
