@@ -74,7 +74,7 @@ def tells_of(path, facts, files):
 def processor():
     """The processor's model name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -82,17 +82,31 @@ def processor():
 
 
 def _git():
+    """The commit of the checkout that this file is a part of, and whether its code differs from it.
+
+    Both None where there is none: no git, the code unpacked or installed inside another repository.
+    """
+    file = Path(__file__).resolve()
+
     def ask(*arguments):
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", file.parent, *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            capture_output=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
 
     try:
-        return {
-            "git_commit": ask("rev-parse", "HEAD"),
-            "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        }
+        # the path from the top level of the repository that tracks it: another's would be longer, or an error
+        tracked = ask("ls-files", "--full-name", "--error-unmatch", "--", file.name)
+        if tracked != b"workflow/scripts/kafnets/records.py":
+            return {"git_commit": None, "git_dirty": None}
+        edited = ask("status", "--porcelain", "--untracked-files=no")
+        added = ask("ls-files", "--others", "--exclude-standard", "--", ":/workflow")
+        return {"git_commit": ask("rev-parse", "HEAD").decode(), "git_dirty": bool(edited or added)}
     except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}  # installed by pip, or git is absent
+        return {"git_commit": None, "git_dirty": None}
 
 
 def peak_memory_bytes(device):
