@@ -30,7 +30,9 @@ rule list_cells:
         manifest=manifest(),
     run:
         write_sealed(output.manifest, params.manifest)
-        Path(log[0]).write_text(f"{output.manifest}: {len(CELLS)} lines\n")
+        Path(log[0]).write_text(
+            f"{output.manifest}: {len(CELLS)} lines\n", encoding="utf-8"
+        )
 
 
 # What is there so far. It has no output and no benchmark, so it looks each time; and no record is an input, so it

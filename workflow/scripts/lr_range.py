@@ -32,7 +32,7 @@ def main():
 def run(arguments, settings, dataset, device):
     """Tests and writes."""
     rows = lr_range(settings, dataset, device)
-    with atomic_path(arguments.csv) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(arguments.csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["step", "learning_rate", "loss", "smoothed_loss"])
         writer.writeheader()
         writer.writerows(rows)

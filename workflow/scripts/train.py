@@ -98,7 +98,7 @@ def run(arguments, settings, dataset, device, checkpoint_path):
 
 
 def write_history(path, history):
-    with atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(history[0]))
         writer.writeheader()
         writer.writerows(history)

@@ -159,7 +159,7 @@ def sha256(path):
 def write_json(path, value):
     """Writes an object as JSON, atomically, with a checksum of its content as the last key, `checksum`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json_text(value))
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def json_text(value):
@@ -196,7 +196,7 @@ def write_sealed(path, text):
     seal = path.with_name(path.name + SEAL)
     with atomic_path(path) as temporary, atomic_path(seal) as temporary_seal:
         temporary.write_bytes(content)
-        temporary_seal.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+        temporary_seal.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n", encoding="utf-8")
 
 
 def read_sealed(path):

@@ -58,7 +58,7 @@ def save(dataset, path, record):
     facts["sha256"] = hashlib.sha256(content).hexdigest()
     with atomic_path(path) as tensors_file, atomic_path(record) as record_file:
         tensors_file.write_bytes(content)
-        record_file.write_text(json_text(facts))
+        record_file.write_text(json_text(facts), encoding="utf-8")
 
 
 def load(path, train_examples=None, test_examples=None):
