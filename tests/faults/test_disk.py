@@ -129,7 +129,7 @@ SCRIPTS = {
     ),
     "render_cards.py": (
         lambda target, finished, _: [
-            *("--cards", finished / "card.json", "--settings", '{"title": "tiny"}'),
+            *("--cards", finished / "card.json", "--title", "tiny"),
             *("--csv", target / "cards.csv", "--md", target / "cards.md"),
         ],
         {"cards.csv", "cards.md"},

@@ -74,12 +74,9 @@ rule render_cards:
         mem_mb=2000,
         runtime="30m",
     params:
-        # as JSON, which is ASCII: a title goes through a command line whatever the locale
-        settings=lambda wildcards: json.dumps(
-            {"title": config["experiments"][wildcards.experiment]["title"]}
-        ),
+        title=lambda wildcards: config["experiments"][wildcards.experiment]["title"],
     shell:
-        "python {input.script} --cards {input.cards:q} --settings {params.settings:q}"
+        "python {input.script} --cards {input.cards:q} --title {params.title:q}"
         " --csv {output.csv:q} --md {output.md:q} > {log:q} 2>&1"
 
 

@@ -10,14 +10,13 @@ from kafnets.files import atomic_path
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cards", required=True, nargs="+", help="the cards of its networks (JSON)")
-    parser.add_argument("--settings", required=True, help="title of the experiment")
+    parser.add_argument("--title", required=True, help="of the experiment")
     parser.add_argument("--csv", required=True)
     parser.add_argument("--md", required=True)
     arguments = parser.parse_args()
 
-    title = cli.settings_argument(arguments.settings)["title"]
     cards = [reading.read(path) for path in arguments.cards]
-    outputs = {arguments.csv: table.to_csv(cards), arguments.md: table.to_markdown(cards, title)}
+    outputs = {arguments.csv: table.to_csv(cards), arguments.md: table.to_markdown(cards, arguments.title)}
     for path, text in outputs.items():
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
