@@ -2,8 +2,6 @@
 
 import io
 import os
-import subprocess
-import sys
 import tokenize
 
 import pytest
@@ -40,7 +38,7 @@ def without_encoding(source):
         binary = any(word.strip("\"'") in ("rb", "wb", "ab", "r+b", "a+b", "xb") for word in words)
         opens = token.string in ("read_text", "write_text") or (token.string == "open" and not method)
         pipes = "text = True" in " ".join(words) or "universal_newlines" in words
-        if (opens and not binary or pipes) and "encoding" not in words:
+        if ((opens and not binary) or pipes) and "encoding" not in words:
             yield f"line {token.start[0]}: {token.string}({' '.join(words[1:])})"
 
 

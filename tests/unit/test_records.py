@@ -81,7 +81,7 @@ def test_edited_and_new_code_is_dirty_and_results_are_not(checkout, name, dirty)
 
 
 def test_another_repository_s_commit_is_not_ours(checkout, tmp_path):
-    """A ZIP inside another repository: beside its files, over its top level, committed there; a venv inside one."""
+    """A ZIP inside another: in a folder, over its top level, committed there; a venv inside our own."""
     beside = unpack(tmp_path / "other" / "kafnets-main")
     (tmp_path / "other" / "README").touch()
     commit(tmp_path / "other", "README")

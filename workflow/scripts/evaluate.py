@@ -52,7 +52,6 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
-    device = resolve(arguments.device or settings.get("device", "auto"))
     names = settings.get("sources", [])
     if len(names) != len(arguments.sources):
         raise UserError(
@@ -77,9 +76,11 @@ def main():
                 for name, *pair in zip(names, arguments.sources, source_records, strict=True)
             },
         }
-        if waited and records.tells_of(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}):
-            line("the other process has judged it")
+        if records.is_made(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}, waited):
+            line("the other process has judged it" if waited else f"{arguments.record}: judged already")
+            checkpoint.discard(checkpoint.beside(arguments.record, "any"))
             return 0
+        device = resolve(arguments.device or settings.get("device", "auto"))
         if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
             return 0

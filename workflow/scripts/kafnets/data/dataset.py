@@ -101,6 +101,11 @@ def load(path, train_examples=None, test_examples=None):
 def _verified(path, record):
     """The bytes of `path` and their SHA-256: read once, so that what was verified is what is used."""
     again = f"delete {path} and {record} to have them prepared again"
+    for file in (path, record):
+        if not file.is_file():
+            raise UserError(
+                f"{file}: no such file; snakemake (or prepare_data.py) makes it and the one beside it"
+            )
     facts = read_json(record)
     try:
         content = path.read_bytes()
