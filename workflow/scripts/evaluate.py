@@ -17,7 +17,7 @@ from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.errors import UserError
 from kafnets.evaluation import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.files import MADE_BY, alone, atomic_path, sha256, write_json
 from kafnets.interruption import Interrupted, SignalFlag
 from kafnets.models import load_model
 from kafnets.progress import line
@@ -154,7 +154,7 @@ def weights_checksum(weights, record):
     if record is not None:
         return records.of_weights(record, weights)["model_sha256"]
     if not weights.is_file():
-        raise UserError(f"no such file of weights: {weights}")
+        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
     return sha256(weights)
 
 

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from ..errors import UserError
-from ..files import atomic_path, json_text, read_json
+from ..files import MADE_BY, atomic_path, json_text, read_json
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -103,9 +103,7 @@ def _verified(path, record):
     again = f"delete {path} and {record} to have them prepared again"
     for file in (path, record):
         if not file.is_file():
-            raise UserError(
-                f"{file}: no such file; snakemake (or prepare_data.py) makes it and the one beside it"
-            )
+            raise UserError(f"{file}: no such file; {MADE_BY}")
     facts = read_json(record)
     try:
         content = path.read_bytes()
