@@ -56,7 +56,9 @@ def plan(trainings, target):
     command = [sys.executable, "-m", "snakemake", target, "-n", "--cores", "8", "--quiet", "rules"]
     command += ["--config", f"seeds={seeds}", "output=results/benchmarks/planned"]
     started = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8", cwd=ROOT
+    )
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     if status:

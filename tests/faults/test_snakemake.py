@@ -111,7 +111,7 @@ def test_results_of_an_older_configuration_are_not_merged(folder, undisturbed, t
     shutil.copy(old / "pgd.json", old / "older_attack.json")
     tally.tried("results of another configuration in the folder")
     run(folder, f"{OUT}/summary.csv", *ARGUMENTS[1:], "evaluation={attacks: {pgd: {iterations: 3}}}")
-    with open(folder / OUT / "summary.csv") as file:
+    with open(folder / OUT / "summary.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [(row["seed"], row["attack"]) for row in rows] == [("0", "clean"), ("0", "pgd")]
     assert (

@@ -141,7 +141,7 @@ def falling(clean, robust, iterations):
 
 def write_history(path, epochs, start):
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", newline="") as file:
+    with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(HISTORY)
         for epoch in range(1, epochs + 1):
@@ -153,7 +153,7 @@ def write_history(path, epochs, start):
 
 def edit_json(path, **changes):
     """Changes keys of a JSON file in place; a key given as None is removed."""
-    with open(path) as file:
+    with open(path, encoding="utf-8") as file:
         value = json.load(file)
     for key, change in changes.items():
         value.pop(key, None)

@@ -110,7 +110,7 @@ def test_lr_range_script(tmp_path):
     pairs = {"--csv": [], "--json": []}
     for activation, suggested in (("relu", (0.01, 0.3)), ("kaf", (None, None))):
         paths = {kind: tmp_path / f"{activation}{kind.replace('--', '.')}" for kind in pairs}
-        with open(paths["--csv"], "w", newline="") as file:
+        with open(paths["--csv"], "w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["step", "learning_rate", "loss", "smoothed_loss"])
             writer.writerows(
@@ -282,7 +282,9 @@ def test_a_history_of_another_length_than_the_records_is_refused(tmp_path):
     built = Results(tmp_path)
     line = built.add("relu", {"clean": 1})
     path = Path(line["history"])
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    path.write_text(
+        "".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:-1]), encoding="utf-8"
+    )
     edit_json(line["training_record"], history_sha256=sha256(path))
     with pytest.raises(UserError, match="has 5 epochs, the record 6"):
         summary.read_history(summary.read_manifest(built.manifest())[0])

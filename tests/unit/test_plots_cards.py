@@ -99,7 +99,7 @@ def test_the_radii_are_those_of_the_card(cards):
 
 
 def test_what_is_not_finite_is_a_gap(cards, tmp_path):
-    figures = json.loads(Path(cards[3].path).read_text())["figures"]
+    figures = json.loads(Path(cards[3].path).read_text(encoding="utf-8"))["figures"]
     figures["layers"][1]["steepest"] = None
     figures["layers"][2]["most_curved"] = 0.0
     card = reading.read(write_card(tmp_path, "kaf", layers=figures["layers"]))

@@ -53,7 +53,7 @@ def tiny(folder, *arguments, **kwargs):
 
 
 def read_summary(folder):
-    with open(folder / "results/tiny/summary.csv") as file:
+    with open(folder / "results/tiny/summary.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -109,7 +109,7 @@ def test_transfer_is_from_the_other_activation_of_the_same_seed(folder):
 
 def test_every_network_has_a_card(folder):
     out = folder / "results/tiny"
-    with open(out / "cards/tiny_resnet8.csv") as file:
+    with open(out / "cards/tiny_resnet8.csv", encoding="utf-8") as file:
         rows = {(row["activation"], row["seed"]): row for row in csv.DictReader(file)}
     assert rows.keys() == {(activation, seed) for activation in ("relu", "kaf") for seed in "01"}
     for (activation, seed), row in rows.items():
@@ -174,7 +174,7 @@ def test_the_partial_target_lists_what_is_missing(folder):
 def test_the_range_test_has_a_target_of_its_own(folder):
     tiny(folder, "lr_range")
     out = folder / "results/tiny"
-    with open(out / "lr_range/tiny_resnet8/kaf.csv") as file:
+    with open(out / "lr_range/tiny_resnet8/kaf.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 4 and float(rows[-1]["learning_rate"]) == pytest.approx(0.1)
     assert "suggested" in json.loads((out / "lr_range/tiny_resnet8/kaf.json").read_text())

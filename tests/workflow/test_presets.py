@@ -16,7 +16,7 @@ def folder(tmp_path_factory):
 
 def accuracies(folder, output):
     """(experiment, activation, attack) -> accuracy."""
-    with open(folder / output / "summary.csv") as file:
+    with open(folder / output / "summary.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     return {(row["experiment"], row["activation"], row["attack"]): float(row["accuracy"]) for row in rows}
 

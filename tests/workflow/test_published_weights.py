@@ -42,7 +42,7 @@ def test_two_rows_on_a_few_images(tmp_path, published_folder, cifar10_folder):
     ]
     snakemake(folder, *chosen)
     out = folder / "results/published_smoke"
-    with open(out / "tables/published.csv") as file:
+    with open(out / "tables/published.csv", encoding="utf-8") as file:
         rows = {row["activation"]: row for row in csv.DictReader(file)}
     assert rows["relu"]["published_accuracy"] == "77.52" and rows["relu"]["published_float16_accuracy"] == ""
     assert (

@@ -18,7 +18,7 @@ def main():
     summary.write_rows(arguments.output, rows)
     if arguments.partial:
         with atomic_path(arguments.partial) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in missing))
+            temporary.write_text("".join(f"{line}\n" for line in missing), encoding="utf-8")
     print(f"{arguments.output}: {len(rows)} rows" + (f", {len(missing)} cells missing" if missing else ""))
 
 

@@ -34,7 +34,7 @@ def main():
 
 def _write(path, text):
     with atomic_path(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def read_losses(path):
     Raises:
         UserError: when the test ended before its first step.
     """
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     if not rows:
         raise UserError(f"{path}: the test ended at its first step; lower lr_range.min in config.yaml")

@@ -23,7 +23,8 @@ def main():
         path = output / "tables" / f"{name}.md"
         if not path.is_file():
             raise UserError(f"{path}: no such table; run snakemake first")
-        print(f"\n{name}\n\n{path.read_text()}")
+        table = path.read_text(encoding="utf-8")
+        print(f"\n{name}\n\n{table}")
     print("Files:")
     for path in (output / "summary.csv", *(output / folder for folder in FOLDERS)):
         if path.exists():

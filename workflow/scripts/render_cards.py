@@ -19,7 +19,7 @@ def main():
     outputs = {arguments.csv: table.to_csv(cards), arguments.md: table.to_markdown(cards, arguments.title)}
     for path, text in outputs.items():
         with atomic_path(path) as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def main():
     texts = tables.every(rows, runs, arguments.experiment, settings, published, failed=failed)
     for suffix, text in texts.items():
         with atomic_path(arguments.output / f"{arguments.experiment}{suffix}") as temporary:
-            temporary.write_text(text)
+            temporary.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

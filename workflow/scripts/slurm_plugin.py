@@ -21,6 +21,7 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 from snakemake_interface_executor_plugins.executors.base import SubmittedJobInfo
@@ -142,7 +143,13 @@ def submit_array(self, jobs, commands):
     call = [*shlex.split(call + set_gres_string(first)), f"--array=1-{len(jobs)}"]
     cases = "".join(f"{index})\n{one}\n;;\n" for index, one in enumerate(commands, 1))
     script = f"#!/bin/sh\ncase $SLURM_ARRAY_TASK_ID in\n{cases}esac\n"
-    answer = subprocess.run(call, input=script, capture_output=True, text=True)
+    answer = subprocess.run(
+        call,
+        input=script,
+        capture_output=True,
+        encoding=sys.getfilesystemencoding(),  # that of the paths in it, which go through unchanged
+        errors="surrogateescape",
+    )
     if answer.returncode != 0:
         raise RuntimeError(f"{answer.stderr.strip()} (by {shlex.join(call)})")
     number = validate_or_get_slurm_job_id(answer.stdout.strip().split(";")[0], answer.stdout)

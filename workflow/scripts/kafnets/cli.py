@@ -1,5 +1,6 @@
 """What the command lines of workflow/scripts share."""
 
+import io
 import json
 import os
 import sys
@@ -10,6 +11,9 @@ from .errors import UserError, is_out_of_memory
 
 def run(main):
     """Runs a script's `main` and ends the process: exit code 2 and one line on the user's own errors."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # whatever the locale's encoding lacks is shown as \u03b5
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = main()
         sys.stdout.flush()  # a log on a full disk: better an error than an output that nobody told of
@@ -49,8 +53,8 @@ def settings_argument(text):
     if path.suffix in (".yaml", ".yml"):
         import yaml
 
-        return _object(path.read_text(), yaml.safe_load, text)
-    return _object(path.read_text(), json.loads, text)
+        return _object(path.read_bytes(), yaml.safe_load, text)
+    return _object(path.read_bytes(), json.loads, text)
 
 
 def _object(text, parse, where):

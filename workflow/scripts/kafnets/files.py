@@ -15,6 +15,7 @@ from .errors import UserError
 
 CHECKSUM = "checksum"
 SEAL = ".sha256"
+MADE_BY = "snakemake makes it (or, by hand, the script whose output it is)"
 
 
 @contextlib.contextmanager
@@ -159,7 +160,7 @@ def sha256(path):
 def write_json(path, value):
     """Writes an object as JSON, atomically, with a checksum of its content as the last key, `checksum`."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json_text(value))
+        temporary.write_text(json_text(value), encoding="utf-8")
 
 
 def json_text(value):
@@ -175,8 +176,9 @@ def read_json(path):
         UserError: when the file is absent, not a JSON object, or not what its `checksum` is of.
     """
     again = "delete it to have it made again"
+    content = _bytes(path)
     try:
-        value = json.loads(_bytes(path))
+        value = json.loads(content)
         found = _checksum(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); {again}") from None
@@ -196,7 +198,7 @@ def write_sealed(path, text):
     seal = path.with_name(path.name + SEAL)
     with atomic_path(path) as temporary, atomic_path(seal) as temporary_seal:
         temporary.write_bytes(content)
-        temporary_seal.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n")
+        temporary_seal.write_text(f"{hashlib.sha256(content).hexdigest()}  {path.name}\n", encoding="utf-8")
 
 
 def read_sealed(path):
@@ -218,7 +220,7 @@ def _bytes(path):
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; {MADE_BY}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

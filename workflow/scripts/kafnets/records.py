@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UserError
-from .files import read_json, sha256
+from .files import MADE_BY, read_json, sha256
 
 
 def environment(device=None):
@@ -48,7 +48,7 @@ def of_weights(path, weights):
         UserError: when one is absent or damaged, or they are other weights than the record tells of.
     """
     if not Path(weights).is_file():
-        raise UserError(f"no such file of weights: {weights}")
+        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
     record = read_json(path)
     if record.get("model_sha256") != sha256(weights):
         raise UserError(f"{weights}: not the weights that {path} tells of; train again or restore the file")
@@ -71,10 +71,30 @@ def tells_of(path, facts, files):
     return all(key in record and record[key] == value for key, value in facts.items())
 
 
+def is_made(path, facts, files, waited=False):
+    """Whether the record `path` proves that what a step shall make is there: it need not be made again.
+
+    What proves something else is removed: it would be taken for this step's, should the step fail.
+
+    Args:
+        path (Path): the record.
+        facts (dict): as :func:`tells_of` takes them; among them `code`, the version of the code. Where that
+            is empty, an earlier call may have run other code: only what was made while we waited counts.
+        files (dict): as :func:`tells_of` takes them.
+        waited (bool): whether another process was at it until now.
+    """
+    if (waited or facts["code"]) and tells_of(path, facts, files):
+        return True
+    if facts["code"]:
+        for file in (path, *files.values()):
+            Path(file).unlink(missing_ok=True)
+    return False
+
+
 def processor():
     """The processor's model name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -82,17 +102,31 @@ def processor():
 
 
 def _git():
+    """The commit of the checkout that this file is a part of, and whether its code differs from it.
+
+    Both None where there is none: no git, the code unpacked or installed inside another repository.
+    """
+    file = Path(__file__).resolve()
+
     def ask(*arguments):
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+        return subprocess.run(
+            ["git", "--no-optional-locks", "-C", file.parent, *arguments],
+            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
+            capture_output=True,
+            check=True,
+            timeout=30,
+        ).stdout.strip()
 
     try:
-        return {
-            "git_commit": ask("rev-parse", "HEAD"),
-            "git_dirty": bool(ask("status", "--porcelain", "--untracked-files=no")),
-        }
+        # the path from the top level of the repository that tracks it: another's would be longer, or an error
+        tracked = ask("ls-files", "--full-name", "--error-unmatch", "--", file.name)
+        if tracked != b"workflow/scripts/kafnets/records.py":
+            return {"git_commit": None, "git_dirty": None}
+        edited = ask("status", "--porcelain", "--untracked-files=no")
+        added = ask("ls-files", "--others", "--exclude-standard", "--", ":/workflow")
+        return {"git_commit": ask("rev-parse", "HEAD").decode(), "git_dirty": bool(edited or added)}
     except (OSError, subprocess.SubprocessError):
-        return {"git_commit": None, "git_dirty": None}  # installed by pip, or git is absent
+        return {"git_commit": None, "git_dirty": None}
 
 
 def peak_memory_bytes(device):

@@ -325,7 +325,7 @@ def read_published(path, reference):
     import yaml
 
     try:
-        sets = yaml.safe_load(Path(path).read_text())
+        sets = yaml.safe_load(Path(path).read_bytes())
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot read the published results: {error}") from None
     if reference not in sets:
@@ -461,7 +461,7 @@ def _check_verdicts(path, record, verdicts_path):
 
 def _read_csv(path):
     try:
-        with open(path, newline="") as file:
+        with open(path, encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except OSError as error:
         raise UserError(f"{path}: cannot read: {error.strerror}") from None

@@ -360,7 +360,7 @@ def _compile(compiler, target):
     """Compiles with OpenMP and for this very processor where the compiler can."""
     for extra in (("-march=native", "-fopenmp"), ("-march=native",), ()):
         command = [compiler, *_FLAGS, *extra, str(_SOURCE), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
         if done.returncode == 0:
             return
     raise OSError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}")
@@ -369,7 +369,7 @@ def _compile(compiler, target):
 def _cpu():
     """What names this kind of processor."""
     try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() + platform.machine()
     return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))

@@ -1,0 +1,121 @@
+"""What records say of the code that made them, with real repositories."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from tests.repository import ROOT
+
+LIBRARY = "workflow/scripts/kafnets"
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
+def unpack(folder):
+    """The library's files that make a record, as in a ZIP of the repository."""
+    (folder / LIBRARY).mkdir(parents=True)
+    for name in ("__init__.py", "records.py", "files.py", "errors.py"):
+        shutil.copy(ROOT / LIBRARY / name, folder / LIBRARY)
+    shutil.copy(ROOT / ".gitignore", folder)
+    return folder
+
+
+def git(folder, *arguments):
+    who = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
+    command = ["git", "-C", folder, *who, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, env=CLEAN).stdout.decode().strip()
+
+
+def commit(folder, *files):
+    git(folder, "init", "--quiet")
+    git(folder, "add", *files)
+    git(folder, "commit", "--quiet", "--message", "all")
+    return git(folder, "rev-parse", "HEAD")
+
+
+def recorded(scripts, **variables):
+    """The commit and whether it is dirty, as a record made by the library in `scripts` has them."""
+    code = "import json; from kafnets import records; print(json.dumps(records.environment()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd="/",
+        env={**CLEAN, "PYTHONPATH": str(scripts), "PYTHONDONTWRITEBYTECODE": "1", **variables},
+        check=True,
+        capture_output=True,
+    )
+    facts = json.loads(done.stdout)
+    return facts["git_commit"], facts["git_dirty"]
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    folder = unpack(tmp_path / "größe")
+    return folder, commit(folder, ".")
+
+
+def test_a_checkout_has_its_commit(checkout):
+    folder, made = checkout
+    assert recorded(folder / "workflow/scripts") == (made, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "dirty"),
+    [
+        (f"{LIBRARY}/files.py", True),
+        (f"{LIBRARY}/new.py", True),
+        ("workflow/rules/new.smk", True),
+        ("results/models/record.json", False),
+        (f"{LIBRARY}/__pycache__/files.pyc", False),
+        ("notes.txt", False),
+    ],
+)
+def test_edited_and_new_code_is_dirty_and_results_are_not(checkout, name, dirty):
+    folder, made = checkout
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    with open(folder / name, "a", encoding="utf-8") as file:
+        file.write("\n# more\n")
+    assert recorded(folder / "workflow/scripts") == (made, dirty)
+
+
+def test_another_repository_s_commit_is_not_ours(checkout, tmp_path):
+    """A ZIP inside another: in a folder, over its top level, committed there; a venv inside our own."""
+    beside = unpack(tmp_path / "other" / "kafnets-main")
+    (tmp_path / "other" / "README").touch()
+    commit(tmp_path / "other", "README")
+    assert recorded(beside / "workflow/scripts") == (None, None)
+
+    over = unpack(tmp_path / "over")
+    (over / "README").touch()
+    commit(over, "README")
+    assert recorded(over / "workflow/scripts") == (None, None)
+
+    within = unpack(tmp_path / "within" / "vendor")
+    commit(tmp_path / "within", ".")
+    assert recorded(within / "workflow/scripts") == (None, None)
+
+    folder, _ = checkout
+    packages = folder / ".venv/lib/python3.11/site-packages"
+    packages.mkdir(parents=True)
+    shutil.copytree(folder / LIBRARY, packages / "kafnets")
+    assert recorded(packages) == (None, None)
+
+
+def test_no_repository_and_no_git_have_none(checkout, tmp_path):
+    folder, _ = checkout
+    assert recorded(unpack(tmp_path / "zip") / "workflow/scripts") == (None, None)
+    assert recorded(folder / "workflow/scripts", PATH="") == (None, None)
+
+
+def test_git_s_variables_point_nowhere_else(checkout, tmp_path):
+    folder, made = checkout
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "README").touch()
+    assert commit(other, "README") != made
+    with open(folder / LIBRARY / "files.py", "a", encoding="utf-8") as file:
+        file.write("\n# more\n")
+    elsewhere = {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}
+    assert recorded(folder / "workflow/scripts", **elsewhere) == (made, True)
