@@ -3,6 +3,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import slurm_plugin
+import snakemake_mends
 from kafnets import registry
 from kafnets.config import (
     card_settings,
@@ -28,11 +30,13 @@ from kafnets.config import (
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
 from kafnets.validation import check_keys, typed, validate
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 
 PUBLISHED = "workflow/resources/thesis_results.yaml"
 
 slurm_plugin.mend()  # the SLURM executor: made after this is read
+snakemake_mends.mend()
 
 try:
     for path in workflow.configfiles:
@@ -53,6 +57,16 @@ OUT = config["output"]
 CELLS = cells(config)
 ATTACKS = config["evaluation"]["run"]
 SCRIPT = "workflow/scripts"
+
+# The jobs' `python` is the one that runs this, whatever PATH says: cron and editors activate no environment. Or it is
+# that of the rule's conda environment, whose folder conda may put behind that of an activated .venv.
+USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+BIN = (
+    '"$CONDA_PREFIX"/bin'
+    if USES_CONDA
+    else shlex.quote(os.path.dirname(sys.executable))
+)
+shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; ")
 
 # Where a job computes. It is no setting: it never makes a finished result stale.
 GPU = config["device"] == "cuda" or (

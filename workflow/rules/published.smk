@@ -26,7 +26,7 @@ rule download_published:
     params:
         archive=published_archive,
     shell:
-        "python {input.script} {params.archive:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.script} {params.archive:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule convert_published:
@@ -53,7 +53,7 @@ rule convert_published:
         ]["sha256"],
     shell:
         "python {input.script} --row {wildcards.activation} --archive {input.archive:q}"
-        " --sha256 {params.sha256:q} --output {output:q} > {log:q} 2>&1"
+        " --sha256 {params.sha256:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule import_published:
@@ -80,4 +80,4 @@ rule import_published:
         code=code(BASE_LIBRARY + MODEL_LIBRARY + library("published.py")),
     shell:
         "python {input.script} --settings {params.settings:q} --weights {input.weights:q}"
-        " --model {output.model:q} --record {output.record:q} > {log:q} 2>&1"
+        " --model {output.model:q} --record {output.record:q} >> {log:q} 2>&1"

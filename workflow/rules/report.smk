@@ -52,7 +52,7 @@ rule partial:
         folder=f"{OUT}/partial",
     shell:
         "python {input.script} --manifest {input.manifest:q} --settings {params.settings:q}"
-        " --published {input.published:q} --output {params.folder:q} 2> {log:q}"
+        " --published {input.published:q} --output {params.folder:q} 2>> {log:q}"
 
 
 rule aggregate:
@@ -80,7 +80,7 @@ rule aggregate:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --manifest {input.manifest:q} --output {output.summary:q} > {log:q} 2>&1"
+        "python {input.script} --manifest {input.manifest:q} --output {output.summary:q} >> {log:q} 2>&1"
 
 
 rule render_tables:
@@ -132,7 +132,7 @@ rule render_tables:
         "python {input.script} --summary {input.summary:q} --manifest {input.manifest:q}"
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
-        " --output {params.folder:q} > {log:q} 2>&1"
+        " --output {params.folder:q} >> {log:q} 2>&1"
 
 
 rule plot_tradeoff:
@@ -166,7 +166,7 @@ rule plot_tradeoff:
     shell:
         "python {input.script} --summary {input.summary:q} --experiment {wildcards.experiment}"
         " --settings {params.settings:q} --published {input.published:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_history:
@@ -194,7 +194,7 @@ rule plot_history:
         runtime="30m",
     shell:
         "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_iterations:
@@ -227,7 +227,7 @@ rule plot_iterations:
         attack=iterated_attack(config),
     shell:
         "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_classes:
@@ -260,7 +260,7 @@ rule plot_classes:
         attack=config["evaluation"]["headline"],
     shell:
         "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
-        " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_schedule:
@@ -288,7 +288,7 @@ rule plot_schedule:
         settings=settings_of_schedules,
     shell:
         "python {input.script} --settings {params.settings:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_kafs:
@@ -319,7 +319,7 @@ rule plot_kafs:
         runtime="30m",
     shell:
         "python {input.script} --model {input.model:q} --record {input.record:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_lr_range:
@@ -347,4 +347,4 @@ rule plot_lr_range:
         runtime="30m",
     shell:
         "python {input.script} --csv {input.csv:q} --json {input.json:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
