@@ -14,10 +14,12 @@ OUT = "results/tiny"
 # failure there and nothing to skip.
 REQUIRED = os.environ.get("KAFNETS_REQUIRE_ALL") == "1"
 
-# The workflow's `python` is that of these tests; one thread each, because several trainings run at once.
+# As cron calls it, no environment is activated: the jobs find their python by themselves. One thread each,
+# because several trainings run at once.
+BIN = Path(sys.executable).parent
 ENVIRONMENT = {
     **os.environ,
-    "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    "PATH": os.pathsep.join(part for part in os.environ["PATH"].split(os.pathsep) if Path(part) != BIN),
     "OMP_NUM_THREADS": "1",
 }
 

@@ -74,7 +74,6 @@ def test_kill_9_of_snakemake(folder, undisturbed, tally, seed, whole_group):
     else:
         process.kill()
     process.wait()
-    run(folder, "--unlock")
     run(folder, *ARGUMENTS)
     assert same(folder, reference)
     left = [path for path in (folder / OUT).rglob("*") if path.name.startswith((".", "resume-"))]
@@ -139,7 +138,6 @@ def test_killed_while_aggregating(folder, undisturbed, tally, seconds):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     assert not summary.exists() or summary.read_bytes() == whole
-    run(folder, "--unlock")
     run(folder, *arguments)
     assert summary.read_bytes() == whole
     assert not [path for path in summary.parent.iterdir() if path.name.startswith(".")]
@@ -159,7 +157,6 @@ def test_the_disk_fills_under_the_pipeline(folder, undisturbed, disk, tally, roo
     run(full, *ARGUMENTS, check=False)
     assert not same(full, reference), "there was room for everything"
     subprocess.run(["mount", "-o", "remount,size=64m", full.parent], check=True)
-    run(full, "--unlock")
     run(full, *ARGUMENTS)
     assert same(full, reference)
     assert not [path for path in (full / OUT).rglob(".*") if path.is_file()]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -13,18 +12,17 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.repository import ROOT, copy_repository
+from tests.repository import ENVIRONMENT, ROOT, copy_repository
 
 TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
 
 
 def snakemake(folder, *arguments, check=True):
-    """Runs snakemake as a user does, with the Python of these tests first in PATH."""
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    """Runs the snakemake of these tests' environment, which is not activated."""
     result = subprocess.run(
         [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)],
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -47,7 +47,7 @@ rule card:
         " --model-record {input.model_record:q} --data {input.data:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q}"
         " --record {output.record:q} --tensors {output.tensors:q} --batch-size {resources.batch_size}"
-        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"
 
 
 rule render_cards:
@@ -77,7 +77,7 @@ rule render_cards:
         title=lambda wildcards: config["experiments"][wildcards.experiment]["title"],
     shell:
         "python {input.script:q} --cards {input.cards:q} --title {params.title:q}"
-        " --csv {output.csv:q} --md {output.md:q} > {log:q} 2>&1"
+        " --csv {output.csv:q} --md {output.md:q} >> {log:q} 2>&1"
 
 
 rule plot_radii:
@@ -107,7 +107,7 @@ rule plot_radii:
         runtime="30m",
     shell:
         "python {input.script:q} --cards {input.cards:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_depth:
@@ -137,7 +137,7 @@ rule plot_depth:
         runtime="30m",
     shell:
         "python {input.script:q} --cards {input.cards:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_saliency:
@@ -168,7 +168,7 @@ rule plot_saliency:
         runtime="30m",
     shell:
         "python {input.script:q} --cards {input.cards:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_landscapes:
@@ -199,7 +199,7 @@ rule plot_landscapes:
         runtime="30m",
     shell:
         "python {input.script:q} --cards {input.cards:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_gallery:
@@ -230,7 +230,7 @@ rule plot_gallery:
         runtime="30m",
     shell:
         "python {input.script:q} --card {input.card:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_layers:
@@ -261,4 +261,4 @@ rule plot_layers:
         runtime="30m",
     shell:
         "python {input.script:q} --card {input.card:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"

@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import slurm_plugin
+import snakemake_mends
 import snakemake_outputs
 from kafnets import registry
 from kafnets.config import (
@@ -30,6 +32,7 @@ from kafnets.config import (
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
 from kafnets.validation import check_keys, typed, validate
+from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
@@ -42,6 +45,7 @@ PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 os.environ.pop("PYTHONSAFEPATH", None)
 
 slurm_plugin.mend()  # the SLURM executor: made after this is read
+snakemake_mends.mend()
 snakemake_outputs.keep(
     "download_cifar10",
     "download_published",
@@ -70,6 +74,16 @@ except UserError as error:
 OUT = config["output"]
 CELLS = cells(config)
 ATTACKS = config["evaluation"]["run"]
+
+# The jobs' `python` is the one that runs this, whatever PATH says: cron and editors activate no environment. Or it is
+# that of the rule's conda environment, whose folder conda may put behind that of an activated .venv.
+USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+BIN = (
+    '"$CONDA_PREFIX"/bin'
+    if USES_CONDA
+    else shlex.quote(os.path.dirname(sys.executable))
+)
+shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; ")
 
 # Where a job computes. It is no setting: it never makes a finished result stale.
 GPU = config["device"] == "cuda" or (

@@ -25,7 +25,7 @@ rule download_cifar10:
         mem_mb=2000,
         runtime="1h",
     shell:
-        "python {input.script:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.script:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule prepare_data:
@@ -49,4 +49,4 @@ rule prepare_data:
         source=lambda wildcards, input: ["--source", input.raw] if input.raw else [],
     shell:
         "python {input.script:q} --dataset {wildcards.dataset} {params.source:q}"
-        " --output {output.data:q} --record {output.record:q} > {log:q} 2>&1"
+        " --output {output.data:q} --record {output.record:q} >> {log:q} 2>&1"

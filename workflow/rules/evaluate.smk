@@ -38,4 +38,4 @@ rule evaluate:
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"
-        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"

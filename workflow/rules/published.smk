@@ -33,7 +33,7 @@ rule download_published:
     params:
         archive=published_archive,
     shell:
-        "python {input.script:q} {params.archive:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.script:q} {params.archive:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule convert_published:
@@ -65,7 +65,7 @@ rule convert_published:
         ]["sha256"],
     shell:
         "python {input.script:q} --row {wildcards.activation} --archive {input.archive:q}"
-        " --sha256 {params.sha256:q} --output {output:q} > {log:q} 2>&1"
+        " --sha256 {params.sha256:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule import_published:
@@ -91,4 +91,4 @@ rule import_published:
         code=code_of_cell(IMPORT_CODE),
     shell:
         "python {input.script:q} --settings {params.settings:q} --weights {input.weights:q}"
-        " --model {output.model:q} --record {output.record:q} --code {params.code:q} > {log:q} 2>&1"
+        " --model {output.model:q} --record {output.record:q} --code {params.code:q} >> {log:q} 2>&1"

@@ -54,7 +54,7 @@ rule partial:
         folder=f"{OUT}/partial",
     shell:
         "python {input.script:q} --manifest {input.manifest:q} --settings {params.settings:q}"
-        " --published {input.published:q} --output {params.folder:q} 2> {log:q}"
+        " --published {input.published:q} --output {params.folder:q} 2>> {log:q}"
 
 
 rule aggregate:
@@ -82,7 +82,7 @@ rule aggregate:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --output {output.summary:q} > {log:q} 2>&1"
+        "python {input.script:q} --manifest {input.manifest:q} --output {output.summary:q} >> {log:q} 2>&1"
 
 
 rule render_tables:
@@ -134,7 +134,7 @@ rule render_tables:
         "python {input.script:q} --summary {input.summary:q} --manifest {input.manifest:q}"
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
-        " --output {params.folder:q} > {log:q} 2>&1"
+        " --output {params.folder:q} >> {log:q} 2>&1"
 
 
 rule plot_tradeoff:
@@ -168,7 +168,7 @@ rule plot_tradeoff:
     shell:
         "python {input.script:q} --summary {input.summary:q} --experiment {wildcards.experiment}"
         " --settings {params.settings:q} --published {input.published:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_history:
@@ -196,7 +196,7 @@ rule plot_history:
         runtime="30m",
     shell:
         "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_iterations:
@@ -229,7 +229,7 @@ rule plot_iterations:
         attack=iterated_attack(config),
     shell:
         "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_classes:
@@ -262,7 +262,7 @@ rule plot_classes:
         attack=config["evaluation"]["headline"],
     shell:
         "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
-        " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_schedule:
@@ -290,7 +290,7 @@ rule plot_schedule:
         settings=settings_of_schedules,
     shell:
         "python {input.script:q} --settings {params.settings:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_kafs:
@@ -321,7 +321,7 @@ rule plot_kafs:
         runtime="30m",
     shell:
         "python {input.script:q} --model {input.model:q} --record {input.record:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_lr_range:
@@ -349,4 +349,4 @@ rule plot_lr_range:
         runtime="30m",
     shell:
         "python {input.script:q} --csv {input.csv:q} --json {input.json:q}"
-        " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
+        " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"

@@ -36,7 +36,7 @@ rule train:
     shell:
         "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
-        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"
 
 
 rule lr_range_test:
@@ -65,4 +65,4 @@ rule lr_range_test:
     shell:
         "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
         " --csv {output.csv:q} --json {output.json:q}"
-        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"
