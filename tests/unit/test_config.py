@@ -26,11 +26,13 @@ from kafnets.config import (
     training_settings,
     worst_case_attacks,
 )
+from kafnets.driver import has_gpu
 from kafnets.errors import UserError
 from kafnets.validation import typed, validate
 from snakemake.utils import update_config
 
 from tests.planner import Planner
+from tests.repository import copy_repository
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -942,18 +944,23 @@ def ended(planner, folder, *arguments):
     """The words of a snakemake that ends by itself, before any job, and writes nothing."""
     before = contents(folder)
     code, words = planner.run(folder, folder.with_suffix(".log"), *arguments)
-    assert code in (1, 2), words
+    assert code == 1, words
     assert contents(folder) == before
     assert not re.search("^(Building DAG|rule |localrule |Job stats)", words, re.MULTILINE), words
     return words
 
 
 def refused_by_the_workflow(planner, folder, *arguments):
-    """The one line with which snakemake ends."""
+    """The one message with which snakemake ends."""
     words = ended(planner, folder, *arguments)
-    lines = [line for line in words.splitlines() if not line.startswith("Using workflow specific profile")]
-    assert len(lines) == 1 and lines[0].startswith("error in the configuration: "), words
-    return lines[0].removeprefix("error in the configuration: ")
+    rest = re.sub("^(Using workflow specific profile|Config file) .*\n", "", words, flags=re.MULTILINE)
+    where = r'"?.*/workflow/rules/common\.smk"?, line \d+'
+    told = re.fullmatch(
+        rf"WorkflowError in file {where}:\nerror in the configuration: (.+)\n  File {where}, in <module>\n",
+        rest.lstrip("\n"),
+    )
+    assert told, words
+    return told[1]
 
 
 def ways(dry):
@@ -1076,6 +1083,21 @@ def test_what_snakemake_itself_cannot_read(planner, folder, tally, text):
         broken.write_text(text)
     assert "rror" in ended(planner, folder, "--configfile", broken)
     tally.held("wrong configurations through snakemake")
+
+
+def test_cuda_without_a_gpu_ends_before_any_job(planner, folder, tmp_path):
+    copy_repository(tmp_path)
+    given = ("--configfile", folder / "right.yaml", "--config", "device=cuda")
+    code, words = planner.run(tmp_path, folder.with_suffix(".log"), *given, "-n")
+    assert code == 0, "a plan needs no GPU"
+    if has_gpu():
+        pytest.skip("a GPU is here")
+    before = contents(tmp_path)
+    code, words = planner.run(tmp_path, folder.with_suffix(".log"), *given)
+    assert code == 1 and contents(tmp_path) == before and "Traceback" not in words
+    said = 'device: "cuda" is asked for, but this machine has no GPU; write auto or cpu'
+    assert f"error in the configuration: {said}" in words
+    assert not re.search("^(rule |localrule )", words, re.MULTILINE)
 
 
 GENERATED = {
