@@ -26,11 +26,13 @@ from kafnets.config import (
     training_settings,
     worst_case_attacks,
 )
+from kafnets.driver import has_gpu
 from kafnets.errors import UserError
 from kafnets.validation import typed, validate
 from snakemake.utils import update_config
 
 from tests.planner import Planner
+from tests.repository import copy_repository
 
 ROOT = Path(__file__).parents[2]
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
@@ -63,6 +65,7 @@ def base():
             "trainable_bandwidth": False,
         }
     }
+    tiny["training"]["batch_size"] = 32
     tiny["training"]["learning_rate"] = {"default": [0.01, 0.1], "kaf": [0.01, 0.2]}
     config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
     config["card"]["run"] = [NAME]
@@ -201,7 +204,7 @@ RIGHT = {
     (*TRAINING, "adversary", "eps"): radius,
     (*TRAINING, "adversary", "step"): radius,
     (*TRAINING, "epochs"): whole(1, 10_000),
-    (*TRAINING, "batch_size"): whole(1, 1_000_000),
+    (*TRAINING, "batch_size"): whole(1, 64),
     (*TRAINING, "augmentation"): one_of("none", "crop_flip"),
     (*TRAINING, "precision"): one_of("float32", "bfloat16", "float16"),
     (*TRAINING, "momentum"): number(0, 1, below=True),
@@ -557,7 +560,26 @@ SEMANTIC = [
     (("evaluation", "headline"), "thesis", "evaluation.headline:"),
     (("evaluation", "attacks", "pgd", "eps"), "300/255", "out of range; write n/255"),
     (("evaluation", "attacks", "pgd", "eps"), 8, "8/255?"),
-    (("evaluation", "attacks", "pgd", "eps"), 0.0314, "n/255"),
+    (("evaluation", "attacks", "pgd", "eps"), 0.03, "; 0.03 is 7.65/255 (8/255 is 0.0314)"),
+    (("evaluation", "attacks"), {}, "as in {clean: {method: clean}"),
+    (("run",), NAME, "; [tiny]?"),
+    (("seeds",), 3, "; [3]?"),
+    (
+        (*TRAINING, "learning_rate"),
+        0.01,
+        "write [min, max] per activation, as in {relu: [0.01, 0.4], default: ",
+    ),
+    (
+        (*TRAINING, "batch_size"),
+        65,
+        "batch_size: 65 is more than the 64 training images (train_examples); write at",
+    ),
+    ((*EXPERIMENT, "architecture"), None, "architecture: null has the wrong type; write one of vgg, resnet8"),
+    (
+        (*EXPERIMENT, "architecture_arguments", "dropout"),
+        0.1,
+        "a list of exactly 4, as in [a, b, c, d], each a",
+    ),
     (("evaluation", "attacks", "clean", "eps"), "8/255", "does not belong to clean"),
     (("evaluation", "attacks", "clean", "method"), "fgsm", "evaluation.attacks.clean.eps: is missing"),
     (("evaluation", "attacks", "pgd", "loss"), "ensemble", 'pgd.loss: "ensemble" does not belong to pgd'),
@@ -600,16 +622,25 @@ def test_what_the_error_says(tally, path, value, expected):
     tally.held("wrong configurations")
 
 
+@pytest.mark.parametrize("value", [0.03, 0.001, 0.9, "0.03", "8", 8, 4.5, 255])
+def test_the_hint_for_a_radius_is_a_radius_as_large(value):
+    path = ("evaluation", "attacks", "pgd", "eps")
+    hint = re.search(r"[0-9.]+/255", refused(changed(path, value)).rpartition("; ")[2])[0]
+    validate(changed(path, hint), SCHEMA, PUBLISHED)
+    meant = float(value) if float(value) < 1 else float(value) / 255
+    assert fraction(hint) == pytest.approx(meant, rel=1e-3)
+
+
 WEIGHTS = of_published_weights()
 OF_PUBLISHED_WEIGHTS = [
-    (("weights",), "theirs", 'weights: "theirs" is not allowed; write one of published'),
+    (("weights",), "theirs", 'weights: "theirs" is not allowed; write published'),
     (("training",), BASE["experiments"][NAME]["training"], "does not belong to published weights"),
     (("train_examples",), None, "train_examples: null does not belong to published weights"),
     (("activations",), ["gelu"], 'activations[0]: "gelu" is not known'),
     (("architecture",), "resnet32", '"resnet32" is not what the published weights are of; write "resnet20"'),
     (("architecture_arguments",), {"block": "original"}, 'write {"block": "thesis"}'),
     (("activation_arguments",), {"kaf": {"D": 30}}, "kaf.D: 30 does not belong to published weights"),
-    (("beside",), "other", f'beside: "other" is not known; write one of {NAME}'),
+    (("beside",), "other", f'beside: "other" is not known; write {NAME}'),
 ]
 
 
@@ -852,6 +883,14 @@ def test_the_schema_is_closed():
             assert "additionalProperties" in mapping and mapping["additionalProperties"] is not True
 
 
+def test_a_mapping_with_names_of_ones_own_is_shown():
+    root = read(SCHEMA)
+    own = [mapping for _, mapping in properties(root, root) if mapping and "properties" not in mapping]
+    assert len(own) == 5
+    for mapping in own:
+        assert re.search("{.+: .+}|in config.yaml", mapping["description"]), mapping
+
+
 def test_the_table_above_has_every_setting_of_the_schema():
     root = read(SCHEMA)
     leaves = {key for key, _ in properties(root, root) if key}
@@ -942,18 +981,23 @@ def ended(planner, folder, *arguments):
     """The words of a snakemake that ends by itself, before any job, and writes nothing."""
     before = contents(folder)
     code, words = planner.run(folder, folder.with_suffix(".log"), *arguments)
-    assert code in (1, 2), words
+    assert code == 1, words
     assert contents(folder) == before
     assert not re.search("^(Building DAG|rule |localrule |Job stats)", words, re.MULTILINE), words
     return words
 
 
 def refused_by_the_workflow(planner, folder, *arguments):
-    """The one line with which snakemake ends."""
+    """The one message with which snakemake ends."""
     words = ended(planner, folder, *arguments)
-    lines = [line for line in words.splitlines() if not line.startswith("Using workflow specific profile")]
-    assert len(lines) == 1 and lines[0].startswith("error in the configuration: "), words
-    return lines[0].removeprefix("error in the configuration: ")
+    rest = re.sub("^(Using workflow specific profile|Config file) .*\n", "", words, flags=re.MULTILINE)
+    where = r'"?.*/workflow/rules/common\.smk"?, line \d+'
+    told = re.fullmatch(
+        rf"WorkflowError in file {where}:\nerror in the configuration: (.+)\n  File {where}, in <module>\n",
+        rest.lstrip("\n"),
+    )
+    assert told, words
+    return told[1]
 
 
 def ways(dry):
@@ -1076,6 +1120,21 @@ def test_what_snakemake_itself_cannot_read(planner, folder, tally, text):
         broken.write_text(text)
     assert "rror" in ended(planner, folder, "--configfile", broken)
     tally.held("wrong configurations through snakemake")
+
+
+def test_cuda_without_a_gpu_ends_before_any_job(planner, folder, tmp_path):
+    copy_repository(tmp_path)
+    given = ("--configfile", folder / "right.yaml", "--config", "device=cuda")
+    code, words = planner.run(tmp_path, folder.with_suffix(".log"), *given, "-n")
+    assert code == 0, "a plan needs no GPU"
+    if has_gpu():
+        pytest.skip("a GPU is here")
+    before = contents(tmp_path)
+    code, words = planner.run(tmp_path, folder.with_suffix(".log"), *given)
+    assert code == 1 and contents(tmp_path) == before and "Traceback" not in words
+    said = 'device: "cuda" is asked for, but this machine has no GPU; write auto or cpu'
+    assert f"error in the configuration: {said}" in words
+    assert not re.search("^(rule |localrule )", words, re.MULTILINE)
 
 
 GENERATED = {

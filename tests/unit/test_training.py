@@ -227,6 +227,12 @@ def test_every_image_is_seen_once_an_epoch(dataset):
 # -- a whole run
 
 
+def test_a_batch_larger_than_the_training_set_is_refused(dataset):
+    with pytest.raises(UserError, match="batch_size: 29 is more than the 28 training images; write at most"):
+        Training(settings(batch_size=29), dataset, CPU)
+    assert Training(settings(batch_size=28), dataset, CPU).steps_per_epoch == 1
+
+
 def test_the_same_settings_give_the_same_weights(dataset, tmp_path):
     first, history, facts = train(settings(), dataset, CPU, tmp_path / "a")
     second, _, _ = train(settings(), dataset, CPU, tmp_path / "b")

@@ -29,11 +29,14 @@ from kafnets.config import (
     training_settings,
     worst_case_attacks,
 )
+from kafnets.driver import check_gpu
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
 from kafnets.validation import check_keys, typed, validate
+from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
+from snakemake_interface_executor_plugins.settings import ExecMode
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
 # its path in another (--directory, or --snakefile called from elsewhere).
@@ -66,10 +69,7 @@ try:
         PUBLISHED,
     )
 except UserError as error:
-    # One line, before any job starts; a raised exception would come with a traceback.
-    print(f"error in the configuration: {error}", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(2)
+    raise WorkflowError(f"error in the configuration: {error}") from None
 
 OUT = config["output"]
 CELLS = cells(config)
@@ -90,6 +90,24 @@ GPU = config["device"] == "cuda" or (
     config["device"] == "auto" and shutil.which("nvidia-smi") is not None
 )
 DEVICE = config["device"]
+
+
+onstart:
+    # Only of jobs that run on this machine and would compute: a cluster's login node has no GPU, and tables need none.
+    here = (
+        workflow.exec_mode == ExecMode.DEFAULT
+        and workflow.local_exec
+        and not workflow.touch
+    )
+    if (
+        DEVICE == "cuda"
+        and here
+        and any(job.resources.get("gpu") for job in workflow.dag.needrun_jobs())
+    ):
+        try:
+            check_gpu()
+        except UserError as error:
+            raise WorkflowError(f"error in the configuration: {error}") from None
 
 
 # Some experiments train their networks, some judge published ones.

@@ -12,6 +12,7 @@ import os
 import re
 from pathlib import Path
 
+from . import registry
 from .config import WORST_CASE, fraction, rates, source_activations, worst_case_attacks
 from .errors import UserError, optional
 from .registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED, is_trainable
@@ -235,28 +236,55 @@ def _shape_error(root, problem):
         path,
         value,
         _BROKEN.get(problem.validator, "is out of range"),
-        f"write {_describe(root, schema)}{_hint(value, schema)}",
+        f"{_allowed(root, path)}{_hint(root, value, schema)}",
     )
 
 
-def _hint(value, schema):
-    """The value as it was probably meant: YAML reads 1e-4 as text, and a radius needs its /255."""
+def _hint(root, value, schema):
+    """The value as it was probably meant: YAML reads 1e-4 as text, a radius needs its /255, a list its []."""
+    if schema.get("type") == "array":
+        return _list_hint(value, schema.get("minItems", 0), _resolve(root, schema["items"])["type"])
+    number = _number(value)
+    if number is None:
+        return ""
     if str(schema.get("pattern", "")).endswith("/255$"):
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return f"; {value:g}/255?" if number and 0 < value <= 255 else ""
-    if isinstance(value, str) and schema.get("type") in ("number", "integer"):
-        try:
-            number = float(value)
-        except ValueError:
-            return ""
-        if math.isfinite(number) and 1e-12 < abs(number) < 1e12:
-            return f"; {number:.12f}".rstrip("0").rstrip(".") + ", without quotes or an exponent?"
+        return _radius_hint(number)
+    of_numbers = schema.get("type") in ("number", "integer")
+    if isinstance(value, str) and of_numbers and 1e-12 < abs(number) < 1e12:
+        return f"; {number:.12f}".rstrip("0").rstrip(".") + ", without quotes or an exponent?"
     return ""
 
 
+def _list_hint(value, least, kind):
+    """A single name or number in brackets, where a list of one would do."""
+    single = {"string": isinstance(value, str) and re.fullmatch("[a-z][a-z0-9_]{0,63}", value)}
+    single["integer"] = isinstance(value, int) and not isinstance(value, bool)
+    return f"; [{value}]?" if least <= 1 and single.get(kind) else ""
+
+
+def _radius_hint(number):
+    """What a number may have meant as a radius: below 1 a part of the pixels' range, else grey levels."""
+    if 0 < number < 1:
+        nearest = max(1, round(255 * number))
+        return f"; {number:g} is {255 * number:.4g}/255 ({nearest}/255 is {nearest / 255:.4f})"
+    return f"; {number:g}/255?" if 0 <= number <= 255 else ""
+
+
+def _number(value):
+    """A finite number, or a text of one, as a float; None for anything else."""
+    try:
+        number = (
+            float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+        )
+    except (ValueError, OverflowError):
+        return None
+    return number if number is not None and math.isfinite(number) else None
+
+
 def _resolve(root, schema):
+    """A schema with what it refers to; what stands beside the reference is of this place, and goes first."""
     reference = schema.get("$ref")
-    return root["$defs"][reference.rpartition("/")[2]] if reference else schema
+    return {**root["$defs"][reference.rpartition("/")[2]], **schema} if reference else schema
 
 
 def _allowed(root, path):
@@ -275,10 +303,12 @@ def _allowed(root, path):
 def _describe(root, schema):
     """What a schema allows, in words."""
     schema = _resolve(root, schema)
+    if "registry" in schema:
+        return _one_of(getattr(registry, schema["registry"]))
     if "description" in schema:
         return schema["description"]
     if "enum" in schema:
-        return f"one of {', '.join(map(str, schema['enum']))}"
+        return _one_of(schema["enum"])
     if "oneOf" in schema:
         return ", or ".join(_describe(root, option) for option in schema["oneOf"])
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
@@ -299,10 +329,13 @@ def _describe_kind(root, schema, kind):
     if kind == "array":
         least, most = schema.get("minItems", 0), schema.get("maxItems")
         number = f" of exactly {least}" if least == most else f" of at least {least}" if least else ""
-        return f"a list{number}, as in [a, b], each {_describe(root, schema['items'])}"
+        example = ", ".join("abcd"[:most] if most else ["a", "b", *(["..."] if least > 2 else [])])
+        return f"a list{number}, as in [{example}], each {_describe(root, schema['items'])}"
     if kind == "object":
         keys = list(schema.get("properties", {}))
-        return f"a mapping with {'the keys ' + ', '.join(keys) if keys else 'keys of your own'}"
+        if not keys:
+            return f"names, each with {_describe(root, schema['additionalProperties'])}"
+        return f"a mapping with the key{'s' if keys[1:] else ''} {', '.join(keys)}"
     return {"boolean": "true or false", "null": "null"}.get(kind, kind)
 
 
@@ -330,11 +363,17 @@ def _short(value, length=80):
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
+def _one_of(names):
+    return f"{'one of ' if len(names) > 1 else ''}{', '.join(map(str, names))}"
+
+
 def _choice(name, known):
     """Which names are allowed, the closest to `name` first."""
     close = difflib.get_close_matches(str(name)[:100], list(known), n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}write one of {', '.join(known)}" if known else "write nothing here"
+    if not known:
+        return "write nothing here"
+    return f"{hint}write {_one_of(known)}"
 
 
 def _choose(path, names, known):
@@ -451,6 +490,7 @@ def _check_experiment(path, experiment, published):
         if key not in experiment:
             raise UserError(f"{_name((*path, key))}: is missing; write it, or weights: published")
     training = experiment["training"]
+    _check_batch_size(path, experiment)
     _check_learning_rates((*path, "training", "learning_rate"), training, experiment["activations"])
     adversary = training["adversary"]
     _choose((*path, "training", "adversary", "name"), adversary["name"], ADVERSARIES)
@@ -506,6 +546,15 @@ def _check_examples(path, experiment):
         if wanted is not None and wanted > most:
             allowed = f"write at most {most}, or null for all {most}"
             raise _error((*path, key), wanted, f"is more than {experiment['dataset']} has", allowed)
+
+
+def _check_batch_size(path, experiment):
+    """A batch larger than the training set would be one step an epoch, of fewer images than asked for."""
+    images = experiment["train_examples"] or DATASETS[experiment["dataset"]].examples[0]
+    size = experiment["training"]["batch_size"]
+    if size > images:
+        problem = f"is more than the {images} training images (train_examples)"
+        raise _error((*path, "training", "batch_size"), size, problem, f"write at most {images}")
 
 
 def _check_architecture_arguments(path, experiment):

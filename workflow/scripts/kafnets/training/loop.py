@@ -112,13 +112,18 @@ class Training:
         self.adversary = lookup(ADVERSARIES, adversary.pop("name"), "adversary").load()
         self.adversary_settings = {name: fraction(value) for name, value in adversary.items()}
         size = self.options["batch_size"]
+        if size > len(self.labels):
+            raise UserError(
+                f"training.batch_size: {size} is more than the {len(self.labels)} training images; "
+                "write at most as many"
+            )
         self.steps_per_epoch = -(-len(self.labels) // size)
         whole = torch.zeros(size, *self.images.shape[1:], device=device)
         self.watch = nonfinite.Watch(
             whole.contiguous(memory_format=torch.channels_last),
             MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0,
         )
-        self.replayed = Replayed(self._step, self._changed, device, min(size, len(self.labels)))
+        self.replayed = Replayed(self._step, self._changed, device, size)
 
     def order(self, epoch):
         """The images of `epoch` in their order, a function of the seed and the epoch alone."""
