@@ -235,5 +235,7 @@ def test_batch_statistics_have_no_verdict_per_image():
     assert depends_on_the_batch(net, images())
     assert not depends_on_the_batch(made("plain"), images())
     pixels = (images() * 255).to(torch.uint8)
+    with pytest.warns(UserWarning, match="running statistics"):
+        pgd(net, images(), torch.zeros(24, dtype=torch.long), eps=0.1, step=0.1, iterations=1)
     with pytest.raises(UserError, match="running statistics"):
         evaluate(net, pixels, torch.zeros(24, dtype=torch.long), PGD)

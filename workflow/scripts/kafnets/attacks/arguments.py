@@ -2,12 +2,14 @@
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import is_out_of_memory
 from .common import (
@@ -57,6 +59,12 @@ class Task:
         """
         if not len(self.images):
             return None, self.labels == self.labels
+        if any(isinstance(m, _BatchNorm) and m.running_mean is None for m in self.model.modules()):
+            warnings.warn(
+                "model: a normalisation has no running statistics, so that its answer for an image depends on "
+                "the images beside it, and verdicts on the batch size",
+                stacklevel=3,
+            )
         version = self.images._version
         with frozen(self.model), _naming_the_dtype(self.model, self.images):
             logits = predict(self.model, self.images, self.batch_size)
