@@ -123,6 +123,9 @@ def test_one_of_several_sets_of_weights(tmp_path, trained):
     ("change", "message"),
     [
         (lambda state: state.pop("fc.bias"), "tensor fc.bias is missing"),
+        # two for one place: neither is chosen in silence
+        (lambda state: state.update({"linear.bias": torch.ones(10)}), "tensor linear.bias does not belong"),
+        (lambda state: state.update({"_orig_mod.fc.bias": torch.ones(10)}), "_orig_mod.fc.bias does not"),
         (
             lambda state: [state.pop(name) for name in list(state) if name.startswith("stem")],
             r"tensors stem.act.alpha, stem.act.bandwidth, stem.act.dictionary and 6 more are missing",
@@ -228,8 +231,9 @@ def test_weights_of_other_cifar_resnets_give_their_outputs(tmp_path, shortcut, l
 
 def test_weights_that_fit_either_padding_are_said_to():
     popular = PopularResNet("pad_both", "linear", blocks=1).state_dict()
-    with pytest.warns(UserWarning, match="shortcut='pad_end' or 'pad_both'"):
+    with pytest.warns(UserWarning, match="shortcut='pad_end' or 'pad_both'") as caught:
         load_state_dict(create_model("resnet8", block="original"), popular)
+    assert caught[0].filename == __file__
     with pytest.raises(
         UserError, match=r"tensors layer1\.0\.conv1\.bias, .* are missing"
     ):  # the thesis's block

@@ -110,7 +110,9 @@ def _chosen(content, network, expected, key, source):
     if key is not None and key not in found:
         raise UserError(f"{source}: no weights under {key!r}; there are some under {_listed(found)}")
     chosen = found if key is None else {key: found[key]}
-    renamed = {key: _named_as(network, expected, state) for key, state in chosen.items()}
+    renamed = {}
+    for name, state in chosen.items():
+        renamed[name] = _named_as(network, expected, state)
     fitting = [key for key in renamed if expected.keys() == (_counters(expected) | renamed[key]).keys()]
     candidates = fitting or list(renamed)
     if len(candidates) > 1:
@@ -142,7 +144,7 @@ def _named_as(network, expected, tensors):
     """`tensors` by the network's names, as far as they can be known."""
     if tensors.keys() == expected.keys():
         return tensors
-    tensors = {without_wrappers(name): tensor for name, tensor in tensors.items()}
+    tensors = _renamed(tensors, without_wrappers)
     tensors = _without_prefixes(tensors, {name.partition(".")[0] for name in expected})
     return _translated(network, expected, tensors)
 
@@ -150,12 +152,22 @@ def _named_as(network, expected, tensors):
 def _translated(network, expected, tensors):
     """`tensors` with the names of other implementations replaced; a warning of what names cannot say."""
     theirs = tensors.keys()
-    for pattern, ours in getattr(network, "OTHER_NAMES", ()):
-        renamed = {name: re.sub(pattern, ours, name) for name in tensors.keys() - expected.keys()}
-        tensors = {renamed.get(name, name): tensor for name, tensor in tensors.items()}
-    if tensors.keys() != theirs and network.doubt:
-        warnings.warn(network.doubt, stacklevel=5)
+
+    def ours(name):
+        for pattern, replacement in () if name in expected else getattr(network, "OTHER_NAMES", ()):
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    tensors = _renamed(tensors, ours)
+    if tensors.keys() != theirs and getattr(network, "doubt", None):
+        warnings.warn(network.doubt, stacklevel=5)  # of load_state_dict's caller
     return tensors
+
+
+def _renamed(tensors, rename):
+    """`tensors` by other names; as they are where two would have one name."""
+    renamed = {rename(name): tensor for name, tensor in tensors.items()}
+    return renamed if len(renamed) == len(tensors) else tensors
 
 
 def _without_prefixes(tensors, ours):
