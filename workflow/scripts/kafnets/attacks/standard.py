@@ -7,7 +7,7 @@ batches, and what it finds is verified: a verdict "not robust" always comes with
 import torch
 
 from .arguments import check_integer, check_radius, prepare
-from .common import Counted, frozen, into_ball, is_correct, library, predict, rows_of, seeded
+from .common import Counted, InItsType, frozen, into_ball, is_correct, library, predict, rows_of, seeded
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 _OURS = {"n_iter": "iterations", "n_restarts": "restarts", "n_queries": "queries"}
@@ -78,7 +78,8 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     task.images = pixels = task.images.contiguous()  # the package reads no other order
     adversarial = pixels.clone()
     counted = Counted(model, queries=len(images))
-    with frozen(counted), seeded(seed, device):
+    searched = InItsType(counted, pixels.dtype)
+    with frozen(searched), seeded(seed, device):
         logits, clean = task.answers()
         if logits is None:
             return task.nothing()
@@ -88,7 +89,7 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
             raise ValueError(f"model: the DLR loss needs at least four classes, found {logits.shape[1]}")
         done = 0
         for number, part in enumerate(parts):
-            run = _build(package, counted, part, eps, norm, seed, rivals, device, parameters)
+            run = _build(package, searched, part, eps, norm, seed, rivals, device, parameters)
             for rows in rows_of(robust, batch_size):
                 found = into_ball(run(pixels[rows], classes[rows]).detach(), pixels[rows], eps, norm)
                 fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
