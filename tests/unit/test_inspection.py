@@ -239,3 +239,12 @@ def test_batch_statistics_have_no_verdict_per_image():
         pgd(net, images(), torch.zeros(24, dtype=torch.long), eps=0.1, step=0.1, iterations=1)
     with pytest.raises(UserError, match="running statistics"):
         evaluate(net, pixels, torch.zeros(24, dtype=torch.long), PGD)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_networks_of_another_precision_are_judged_in_it(dtype):
+    net, pixels = made("plain"), (images() * 255).to(torch.uint8)
+    labels = net(pixels.float() / 255).argmax(1)
+    expected, _ = evaluate(net, pixels, labels, PGD)
+    figures, _ = evaluate(net.to(dtype), pixels, labels, PGD)
+    assert abs(figures["correct"] - expected["correct"]) <= 3

@@ -184,8 +184,8 @@ def of_results(made):
         if absent:
             print(
                 f"error: a report shows finished results; of its {len(shown)} files {len(absent)} are missing"
-                f" ({absent[0]}): make them first, by the same command without --report (one that names a preset"
-                " by --configfile, as the demo's does, names it here too)",
+                f" ({absent[0]}): make them first, by the same command without --report (one that names a"
+                " preset by --configfile, as the demo's does, names it here too)",
                 file=sys.stderr,
             )
             raise SystemExit(2)

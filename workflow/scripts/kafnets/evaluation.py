@@ -6,6 +6,7 @@ import torch
 from torch.nn import functional
 
 from . import checkpoint
+from .attacks.arguments import as_pixels
 from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict, seeded
 from .attacks.expectation import Expectation
 from .attacks.pgd import margins, most_margin
@@ -85,7 +86,7 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     batch_size = default_batch_size(device) if batch_size is None else batch_size
     if memory is not None:
         batch_size = memory.at_most(batch_size)
-    pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+    pixels = as_pixels(model, images, device)
     labels = labels.to(device)
     arguments = {"seed": settings.get("start_seed", 0), **attack_settings(settings)}
     if len(sources) != len(settings.get("sources", ())):

@@ -15,7 +15,7 @@ from torch import nn
 from ..activations import KAF, functional
 from ..registry import ACTIVATIONS
 from .arguments import check_choice, check_integer, check_radius, check_real, prepare
-from .blind import craft
+from .blind import checked_sources, craft
 from .common import frozen, is_correct, predict
 from .pgd import LOSSES, RandomStarts, pgd
 
@@ -61,7 +61,7 @@ def adaptive_pgd(
         restarts: runs from random starts, after those from the sources' examples.
         backward, width, delta: the derivative of the activations, see :func:`with_surrogates`.
         loss: as in :func:`kafnets.attacks.pgd`, or "ensemble": the runs take turns over all of them.
-        sources: other models whose examples are starts.
+        sources: other models, or the paths of their weights, whose examples are starts.
 
     Returns:
         AttackResult: an image is robust when it is rightly classified unperturbed and after every run.
@@ -71,6 +71,7 @@ def adaptive_pgd(
     """
     task = prepare(model, images, labels, batch_size)
     eps, restarts = check_radius(eps, norm), check_integer("restarts", restarts, 1)
+    step, sources = check_real("step", step, 0), checked_sources(sources)
     iterations, targets = check_integer("iterations", iterations, 0), check_integer("targets", targets, 0)
     check_choice("loss", loss, (ENSEMBLE, *LOSSES))
     losses = list(LOSSES) if loss == ENSEMBLE else [loss]

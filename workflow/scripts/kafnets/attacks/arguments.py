@@ -59,12 +59,7 @@ class Task:
         """
         if not len(self.images):
             return None, self.labels == self.labels
-        if any(isinstance(m, _BatchNorm) and m.running_mean is None for m in self.model.modules()):
-            warnings.warn(
-                "model: a normalisation has no running statistics, so that its answer for an image depends on "
-                "the images beside it, and verdicts on the batch size",
-                stacklevel=3,
-            )
+        _warn_of_batch_statistics(self.model)
         version = self.images._version
         with frozen(self.model), _naming_the_dtype(self.model, self.images):
             logits = predict(self.model, self.images, self.batch_size)
@@ -124,6 +119,15 @@ def prepare(model, images, labels, batch_size=None):
     with torch.inference_mode(False):
         pixels, classes = images.to(device), _checked_labels(labels, images).to(device)
     return Task(model, pixels, classes, batch_size, images.device)
+
+
+def _warn_of_batch_statistics(model):
+    if any(isinstance(one, _BatchNorm) and one.running_mean is None for one in model.modules()):
+        warnings.warn(
+            "model: a normalisation has no running statistics, so that its answer for an image depends on "
+            "the images beside it, and verdicts on the batch size",
+            stacklevel=4,
+        )
 
 
 def checked_images(images):
@@ -187,6 +191,12 @@ def _naming_the_dtype(model, images):
             f"images: {images.dtype}, but the model's weights are {weights}; convert one to the other's type "
             f"({line})"
         ) from error
+
+
+def as_pixels(model, images, device):
+    """Bytes (N, C, H, W) as pixels in [0, 1] on `device`, channels-last, of the type of the model's weights."""
+    dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
+    return (images.to(device).float() / 255).to(dtype).contiguous(memory_format=torch.channels_last)
 
 
 def check_radius(eps, norm):

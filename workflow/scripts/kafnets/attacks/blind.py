@@ -1,11 +1,11 @@
 """Attacks that do not look at the model's gradient: random noise, and images made for other models."""
 
-from pathlib import Path
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from .arguments import check_integer, prepare
+from .arguments import check_integer, check_radius, check_real, prepare
 from .common import frozen, is_correct, predict
 from .pgd import pgd
 
@@ -66,8 +66,11 @@ def transfer(
     Source: Dong et al. 2018, arXiv:1710.06081 (momentum iterative method).
     """
     task = prepare(model, images, labels, batch_size)
-    if isinstance(sources, (str, Path, nn.Module)) or not len(sources):
-        raise ValueError("sources: expected at least one model, or path of one, in a list")
+    sources = checked_sources(sources)
+    if not sources:
+        raise ValueError("sources: expected at least one model, or path of one")
+    eps, step = check_radius(eps, norm), check_real("step", step, 0)
+    iterations, momentum = check_integer("iterations", iterations, 0), check_real("momentum", momentum, 0)
     pixels, classes = task.images, task.labels
     _, clean = task.answers()
     adversarial = pixels.clone()
@@ -77,7 +80,7 @@ def transfer(
         if not len(rows):
             break
         crafted = craft(
-            _loaded(source, task.device),
+            source,
             pixels[rows],
             classes[rows],
             eps=eps,
@@ -99,7 +102,19 @@ def transfer(
 
 def craft(source, images, labels, **settings):
     """PGD on the model `source` from the images themselves to the last iteration; `settings` as there."""
-    return pgd(source, images, labels, early_stop=False, starts=images[None], **settings)
+    source = _loaded(source, images.device)
+    try:
+        return pgd(source, images, labels, early_stop=False, starts=images[None], **settings)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"sources: {error}") from error
+
+
+def checked_sources(sources):
+    """The models, or paths of them, as a list."""
+    if not isinstance(sources, Iterable) or isinstance(sources, (str, nn.Module)):
+        raise ValueError("sources: expected models, or paths of them, in a list")
+    return list(sources)
 
 
 def _loaded(source, device):

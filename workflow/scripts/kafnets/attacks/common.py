@@ -98,6 +98,20 @@ def _logits(outputs, count):
     raise ValueError(f"model: returned {found}; wrap it so that it returns logits (N, classes)")
 
 
+def differentiable(logits):
+    """The logits, when there is a gradient to climb.
+
+    Raises:
+        ValueError: when the model cut it off.
+    """
+    if logits.requires_grad:
+        return logits
+    raise ValueError(
+        "model: its outputs have no gradient with respect to the images; let it compute without no_grad() "
+        "and detach(), or choose an attack that only asks for outputs (square, noise)"
+    )
+
+
 class _ContiguousGradient(torch.autograd.Function):
     """The images, with a gradient stored in the plain order: some libraries read no other."""
 
@@ -121,23 +135,23 @@ class Counted(nn.Module):
     def forward(self, images):
         self.queries += len(images)
         logits = self.model(_ContiguousGradient.apply(images))
-        if logits.requires_grad:
-            logits.register_hook(self._count_gradient)
+        if images.requires_grad and torch.is_grad_enabled():
+            differentiable(logits).register_hook(self._count_gradient)
         return logits
 
     def _count_gradient(self, gradient):
         self.gradients += len(gradient)
 
 
-class InFloat32(nn.Module):
-    """A half-precision model for those who compute in float32: it rounds what it is asked."""
+class InItsType(nn.Module):
+    """A model for those who compute in another type: it is asked in its own, and answers in theirs."""
 
     def __init__(self, model, dtype):
         super().__init__()
         self.model, self.dtype = model, dtype
 
     def forward(self, images):
-        return self.model(images.to(self.dtype)).float()
+        return self.model(images.to(self.dtype)).to(images.dtype)
 
 
 @contextlib.contextmanager

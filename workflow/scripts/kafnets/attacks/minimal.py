@@ -13,7 +13,7 @@ from .common import (
     HALVES,
     NORMS,
     Counted,
-    InFloat32,
+    InItsType,
     distances,
     frozen,
     into_ball,
@@ -200,7 +200,7 @@ def _nearest(model, images, labels, search, eps, norm, batch_size, seed, progres
     half = pixels.dtype in HALVES
     far = torch.full_like(classes, torch.inf, dtype=torch.float64 if half else pixels.dtype)
     nearest, counted = pixels.clone(), Counted(model, queries=len(images))
-    searched = InFloat32(counted, pixels.dtype) if half else counted
+    searched = InItsType(counted, pixels.dtype)
     with frozen(searched), seeded(seed, task.device):
         _, clean = task.answers()
         far[~clean] = 0

@@ -24,7 +24,7 @@ from .arguments import (
     checked_images,
     prepare,
 )
-from .common import HALVES, frozen, into_ball, is_correct, lengths, per_image, seeded
+from .common import HALVES, differentiable, frozen, into_ball, is_correct, lengths, per_image, seeded
 
 
 def pgd(
@@ -58,8 +58,9 @@ def pgd(
 
     Args:
         model: classifier of images in [0, 1]. It is attacked in evaluation mode and put back.
-        images: (N, ...) floats in [0, 1], of the type that the model takes, on any device. Perturbed
-            half-precision images lie inside the ball as it is; see :func:`kafnets.attacks.common.into_ball`.
+        images: (N, ...) floats in [0, 1], of the type that the model takes, on any device. Of half precision,
+            they are moved in float32, and what the model sees of them is rounded into the ball; see
+            :func:`kafnets.attacks.common.into_ball`.
         labels: (N,) true classes, integers of any type; required.
         eps: radius of the ball, in pixel units of [0, 1] (for L2 the Euclidean length over all pixels).
         step: length of one step, in the same units.
@@ -306,7 +307,7 @@ def _step_of(model, rule, slots, passes):
     def step(slot):
         points, labels = slot["points"].detach(), slot["labels"]
         seen = rule.seen(points, slot["centers"]).requires_grad_()
-        logits = model(seen)
+        logits = differentiable(model(seen))
         (gradient,) = torch.autograd.grad(rule.loss(logits, labels, slot.get("goals")), seen)
         gradient = gradient.to(points.dtype)
         moved, velocity = rule.move(points.detach(), gradient, slot["centers"], slot.get("velocity"))

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import optional
 from .arguments import check_integer, check_radius, prepare
-from .common import Counted, frozen, into_ball, is_correct, predict, rows_of, seeded
+from .common import Counted, InItsType, frozen, into_ball, is_correct, predict, rows_of, seeded
 from .pgd import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
@@ -88,7 +88,8 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     task.images = pixels = task.images.contiguous()  # the package reads no other order
     adversarial = pixels.clone()
     counted = Counted(model, queries=len(images))
-    with frozen(counted), seeded(seed, device):
+    searched = InItsType(counted, pixels.dtype)
+    with frozen(searched), seeded(seed, device):
         logits, clean = task.answers()
         if logits is None:
             return task.nothing()
@@ -99,12 +100,12 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
         lead, most = -margins(logits, classes), most_margin(logits.dtype)
         done = 0
         for number, part in enumerate(parts):
-            standing, attacked = robust, counted
+            standing, attacked = robust, searched
             if part == _TEMPERED:
                 standing = robust & (lead > most)
                 if not standing.any():
                     continue
-                attacked = _Tempered(counted, 2 * lead[standing].amax() / most)
+                attacked = _Tempered(searched, 2 * lead[standing].amax() / most)
             run = _build(package, attacked, part, eps, norm, seed, rivals, device, parameters)
             for rows in rows_of(standing, batch_size):
                 found = into_ball(run(pixels[rows], classes[rows]).detach(), pixels[rows], eps, norm)

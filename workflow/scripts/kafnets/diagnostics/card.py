@@ -6,6 +6,7 @@ import time
 import torch
 
 from .. import attacks
+from ..attacks.arguments import as_pixels
 from ..attacks.common import default_batch_size, device_of, frozen, is_correct, predict
 from ..attacks.pgd import pgd
 from ..config import fraction
@@ -46,7 +47,7 @@ def measure(model, images, labels, settings, sources=(), *, batch_size=None, not
         raise UserError("the test set is empty")
     device = device_of(model, images)
     size = default_batch_size(device) if batch_size is None else batch_size
-    pixels = (images.to(device).float() / 255).contiguous(memory_format=torch.channels_last)
+    pixels = as_pixels(model, images, device)
     labels = labels.to(device)
     some = sample(pixels)[:size]
     random = check_judgeable(model, some)
