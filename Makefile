@@ -10,7 +10,7 @@ CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test test-all test-slurm lint audit reliability venv lock bench bench-gpu thesis-gpu clean
+.PHONY: demo test test-all test-slurm test-conda lint audit reliability venv lock bench bench-gpu thesis-gpu clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
@@ -26,6 +26,10 @@ test: $(VENV)/.dev
 # slurmdbd, mariadb-server, mariadb-client), as root
 test-slurm: $(VENV)/.dev
 	python -m pytest tests/slurm
+
+# where there is a conda: the environments of envs/, on a channel of stubs; minutes, and pip's part from an index
+test-conda: $(VENV)/.dev
+	python -m pytest tests/conda
 
 # also what takes minutes
 test-all: $(VENV)/.dev

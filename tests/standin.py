@@ -54,7 +54,7 @@ def make(folder, requirements):
     python = Path(folder) / "bin" / "python"
     packages = site_packages(folder)
     for distribution in required(requirements).values():
-        for target in _contents(distribution.name):
+        for target in contents(distribution.name):
             link = packages / target.name
             if not link.exists():
                 link.symlink_to(target)
@@ -62,7 +62,7 @@ def make(folder, requirements):
 
 
 @functools.cache
-def _contents(name):
+def contents(name):
     """The files and folders of an installed distribution that lie in site-packages itself."""
     distribution = metadata.distribution(name)
     names = {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}
