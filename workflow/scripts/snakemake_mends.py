@@ -120,7 +120,7 @@ def keeping_logs(removed):
             with contextlib.suppress(OSError):  # the disk is full: the job will say so
                 Path(log).parent.mkdir(parents=True, exist_ok=True)
                 with open(log, "a", encoding="utf-8") as file:
-                    file.write(f"--- started {now} on {platform.node()}\n")
+                    file.write(f"--- started {now}\n")
 
     return remove_existing_output
 
@@ -184,8 +184,8 @@ def of_results(made):
         if absent:
             print(
                 f"error: a report shows finished results; of its {len(shown)} files {len(absent)} are missing"
-                f" ({absent[0]}): make them first, by the same command without --report (one that names a preset"
-                " by --configfile, as the demo's does, names it here too)",
+                f" ({absent[0]}): make them first, by the same command without --report (one that names a"
+                " preset by --configfile, as the demo's does, names it here too)",
                 file=sys.stderr,
             )
             raise SystemExit(2)
