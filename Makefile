@@ -1,13 +1,16 @@
 # make demo   the whole pipeline on handwritten digits, minutes on a laptop
 # make test   everything that the tests need, then the tests
-# make venv   .venv with the pinned requirements, every file verified by its checksum (where the package index has
-#             files of its own, such as a CPU build of torch: make venv REQUIREMENTS="-r requirements.txt")
+# make venv   .venv with the pinned requirements, every file verified by its checksum: 5.2 GB, of which
+#             CUDA is 4. Without an NVIDIA GPU name an index that has CPU builds of torch (pytorch.org shows it under
+#             "CPU"): make venv TORCH_INDEX=https://... (also for demo, test). Then torch and torchvision come from
+#             there, in the pinned versions, unverified; CUDA does not come; all the rest is verified as ever.
+#             Where the package index has files of its own: make venv REQUIREMENTS="-r requirements.txt"
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 REQUIREMENTS ?= --require-hashes -r requirements.lock
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
-# the rules call `python`: that of .venv
+# what is called here is that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test test-all test-slurm test-conda lint audit reliability venv lock bench bench-gpu thesis-gpu clean
@@ -91,9 +94,21 @@ $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12')"
 	$(PYTHON) -m venv $(VENV)
 
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+ifdef TORCH_INDEX
+# the lock without torch and what its CUDA build brings; of torch, its pins
 $(VENV)/.runtime: requirements.txt requirements.lock | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(REQUIREMENTS)
+	grep -E '^torch(vision)?==' requirements.txt > $(VENV)/torch.txt
+	sed -E '/^(torch|torchvision|triton|cuda-[^=]*|nvidia-[^=]*)==/,/[^\\]$$/d' requirements.lock > $(VENV)/rest.lock
+	$(PIP) --no-deps --index-url $(TORCH_INDEX) -r $(VENV)/torch.txt
+	$(PIP) --no-deps --require-hashes -r $(VENV)/rest.lock
 	touch $@
+else
+$(VENV)/.runtime: requirements.txt requirements.lock | $(VENV)/bin/python
+	$(PIP) $(REQUIREMENTS)
+	touch $@
+endif
 
 # requirements.txt with all that it pulls in and the checksum of every file, for every platform; needs uv
 lock:
@@ -101,9 +116,9 @@ lock:
 	    --custom-compile-command "make lock" --output-file requirements.lock requirements.txt
 
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	$(PIP) -r requirements-dev.txt
 	# its metadata asks for a requests of 2021, which nothing here can live with; the attacks do not use it
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torchattacks==3.5.1
+	$(PIP) --no-deps torchattacks==3.5.1
 	touch $@
 
 clean:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import standin
+
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "tests" / "slurm" / "tiny.yaml"
 OUT = "results/tiny"
@@ -37,6 +39,19 @@ def copy_repository(target):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, target / name)
     return target
+
+
+def make_venv(folder):
+    """What `make venv` makes in a copy of the repository, of links to what is installed here.
+
+    It holds requirements.txt, what that requires, and nothing else that the tests brought here.
+    """
+    lines = (folder / "requirements.txt").read_text().splitlines()
+    python = standin.make(folder / ".venv", [line for line in lines if line and not line.startswith("#")])
+    script = python.with_name("snakemake")
+    script.write_text(f"#!{python}\nimport sys\nfrom snakemake.cli import main\n\nsys.exit(main())\n")
+    script.chmod(0o755)
+    (folder / ".venv" / ".runtime").touch()
 
 
 def start(folder, *arguments, profile=None, **options):

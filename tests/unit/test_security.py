@@ -167,8 +167,9 @@ def test_a_hostile_source_is_a_path_and_no_command(tmp_path):
     assert result.returncode == 1
     logs = {path.name: path.read_text() for path in (folder / out / "logs").rglob("*.log")}
     for log, path in (("prepare_cifar10.log", archive), ("seed0.log", weights)):
-        assert logs[log].startswith(f"error: {' '.join(str(path).split())}"), logs[log]
-        assert logs[log].count("\n") == 1
+        started, words = logs[log].splitlines()
+        assert started.startswith("--- started ")
+        assert words.startswith(f"error: {' '.join(str(path).split())}"), logs[log]
     assert not list(tmp_path.rglob("pwned"))
 
 
@@ -200,6 +201,8 @@ def locked():
         Requirement(line) for line in re.findall(r"^([a-z0-9._-]+==[^\\\n]+?) *\\?$", lock, re.MULTILINE)
     ]
     assert len(found) > 50
+    if metadata.version("torch").endswith("+cpu"):  # make test TORCH_INDEX=...
+        found = [package for package in found if not re.match("triton|cuda-|nvidia-", package.name)]
     return [package for package in found if package.marker is None or package.marker.evaluate()]
 
 

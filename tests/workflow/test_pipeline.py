@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.repository import ENVIRONMENT, ROOT, copy_repository
+from tests.repository import ENVIRONMENT, ROOT, copy_repository, make_venv
 
 TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
 
@@ -212,11 +212,24 @@ def test_scripts_run_without_snakemake(folder):
     assert json.loads((folder / "again.json").read_text())["verdicts_sha256"] == record["verdicts_sha256"]
 
 
+def test_the_tables_are_printed(folder):
+    command = [sys.executable, "workflow/scripts/print_tables.py", "--output", "results/tiny"]
+    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert "ReLU" in shown and "KAF" in shown
+
+
 def test_the_report_opens_in_a_browser(folder, tmp_path):
-    tiny(folder, "--report", tmp_path / "report.zip")
+    """Made in an environment that holds what `make venv` installs, and no more."""
+    make_venv(folder)
+    command = [".venv/bin/snakemake", "--report", tmp_path / "report.zip", "--configfile", TINY]
+    made = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    assert made.returncode == 0, made.stderr
     with zipfile.ZipFile(tmp_path / "report.zip") as archive:
         archive.extractall(tmp_path)
     page = next(tmp_path.rglob("report.html"))
+    # the chart of runtimes has a logarithmic axis
+    seconds = [float(value) for value in re.findall(r'"runtime": ([^,}]+)', page.read_text())]
+    assert len(seconds) > 30 and min(seconds) > 0
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium here")

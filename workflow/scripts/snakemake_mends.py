@@ -120,7 +120,7 @@ def keeping_logs(removed):
             with contextlib.suppress(OSError):  # the disk is full: the job will say so
                 Path(log).parent.mkdir(parents=True, exist_ok=True)
                 with open(log, "a", encoding="utf-8") as file:
-                    file.write(f"--- started {now} on {platform.node()}\n")
+                    file.write(f"--- started {now}\n")
 
     return remove_existing_output
 

@@ -1,0 +1,131 @@
+"""Every command of README.md: run here, in an environment made as it says, or known to be run elsewhere."""
+
+import re
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from tests.repository import ENVIRONMENT, ROOT, copy_repository, make_venv
+
+# Run as they stand, in a copy without results: a part of what they print, and their exit code.
+RUN = {
+    "make venv && source .venv/bin/activate": ("", 0),
+    "snakemake -n --cores 8": (r"train +15\n", 0),
+    "snakemake --unlock": ("Unlocked working directory", 0),
+    ".venv/bin/snakemake --report report.zip --configfile workflow/presets/demo.yaml": (
+        r"error: a report shows finished results; of its \d+ files \d+ are missing \(results/demo/",
+        2,
+    ),
+    "snakemake --cores 8 --report report.zip": (r"are missing \(results/summary.csv\)", 2),
+    'python -c "import torch; print(torch.cuda.is_available())"': ("True|False", 0),
+}
+# With DRY: what they would do.
+DRY = {"snakemake": "-n", "make": "-nB"}
+PLANNED = {
+    "make demo": "snakemake --cores [0-9]+ --configfile workflow/presets/demo.yaml",
+    'make venv REQUIREMENTS="-r requirements.txt"': "pip install .* -r requirements.txt",
+    "snakemake --cores 8": r"train +15\n",
+    "snakemake --cores 8 models": r"train +15\n",
+    "snakemake --cores 8 evaluations": r"evaluate +45\n",
+    "snakemake --cores 8 lr_range": r"lr_range_test +15\n",
+    "snakemake --cores 1 partial": r"partial +1\n",
+    "snakemake --cores 1 --touch": r"train +15\n",
+    "snakemake --workflow-profile profiles/slurm": r"train +15\n",
+}
+# Run, or a part of them, by a test; or the reason why they cannot be run.
+ELSEWHERE = {
+    "make test": "what runs this",
+    "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
+    "make reliability": "fifty minutes of tests that make test-all runs too",
+    "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
+    "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
+        "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"
+    ),
+    "snakemake --cores 2 --configfile workflow/presets/published_smoke.yaml --config"
+    " 'data={published: {source: /path/to/converted/weights}, cifar10: {source: null}}'": (
+        "tests/workflow/test_published_weights.py::test_converted_weights_need_neither_network_nor_tensorflow"
+    ),
+    "git clone <this repository> /shared/kafnets && cd /shared/kafnets": "an address of yours",
+    "$EDITOR profiles/slurm/config.yaml": "an editor",
+    "python workflow/scripts/print_tables.py --output results": (
+        "tests/workflow/test_pipeline.py::test_the_tables_are_printed"
+    ),
+    "pip install .": "the package: tests/unit/test_wheel.py",
+    "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
+    " results/data/cifar10.safetensors --record again.json --verdicts again.safetensors": (
+        "tests/workflow/test_pipeline.py::test_scripts_run_without_snakemake"
+    ),
+}
+
+
+def commands(text):
+    """The lines of a document's shell blocks, without comments, and the commands within its sentences."""
+    blocks = "".join(re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s+# .*", "", line) for line in blocks.replace("\\\n", "").splitlines()]
+    lines += re.findall(r"`((?:snakemake|make|python|pip|[.]venv/bin/\w+) [^`]*)`", prose)
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
+
+
+def dry(command):
+    return f"{command} {DRY[command.split()[0]]}"
+
+
+COMMANDS = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What came of each command that is run here, two at a time."""
+    folder = copy_repository(tmp_path_factory.mktemp("repository"))
+    make_venv(folder)
+
+    def run(command):
+        return subprocess.run(
+            ["bash", "-c", f"make venv >&2 && source .venv/bin/activate && {command}"],
+            cwd=folder,
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+
+    chosen = [*RUN, *map(dry, PLANNED)]
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(chosen, pool.map(run, chosen), strict=True))
+
+
+def test_every_command_is_known():
+    assert sorted(COMMANDS) == sorted([*RUN, *PLANNED, *ELSEWHERE])
+
+
+@pytest.mark.parametrize("command", RUN)
+def test_what_it_does(results, command):
+    pattern, code = RUN[command]
+    result = results[command]
+    assert result.returncode == code and re.search(pattern, result.stdout), result.stdout
+
+
+@pytest.mark.parametrize("command", PLANNED)
+def test_what_it_would_do(results, command):
+    result = results[dry(command)]
+    assert result.returncode == 0 and re.search(PLANNED[command], result.stdout), result.stdout
+
+
+@pytest.mark.parametrize("command", [one for one in PLANNED if one.startswith("snakemake")])
+def test_snakemake_is_told_how_many_cores(command):
+    """A dry run needs no number."""
+    assert "--cores " in command or "--workflow-profile" in command
+
+
+@pytest.mark.parametrize("place", [place for place in ELSEWHERE.values() if "::" in place])
+def test_the_test_that_runs_it_is_there(place):
+    file, _, name = place.partition("::")
+    assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8")
+
+
+def test_a_new_command_is_seen():
+    text = "Say `make x` or\n```bash\nsnakemake \\\n  --cores 1   # why\n```\n```python\nimport y\n```\n"
+    assert commands(text) == ["snakemake --cores 1", "make x"]
