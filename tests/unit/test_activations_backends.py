@@ -10,6 +10,10 @@ import pytest
 import torch
 from kafnets import KAF
 from kafnets.activations import cpu, functional, gpu
+from kafnets.data import prepare_digits, save
+from kafnets.models import create_model, save_model
+
+from tests.scripts import SCRIPTS, evaluation_arguments, training_arguments
 
 LIBRARY = Path(functional.__file__).parents[2]
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
@@ -282,6 +286,28 @@ def test_the_active_backend_is_named(monkeypatch):
     assert functional.active_backend("cpu") == functional.active_backend("cuda") == "portable"
     functional.set_backend("triton")
     assert functional.active_backend("cpu") == "portable"
+
+
+def test_scripts_say_in_one_line_that_the_environment_names_no_backend(tmp_path):
+    data = tmp_path / "digits.safetensors"
+    save(prepare_digits(), data, tmp_path / "digits.json")
+    save_model(create_model("resnet8", "kaf"), tmp_path / "model.safetensors")
+    evaluation = evaluation_arguments(tmp_path, data, "kaf", "pgd")
+    at = evaluation.index("--model-record")
+    calls = {
+        "train.py": training_arguments(tmp_path, data, "kaf"),
+        "evaluate.py": evaluation[:at] + evaluation[at + 2 :],
+    }
+    environment = {**os.environ, "KAFNETS_KAF_BACKEND": "fpga"}
+    for name, arguments in calls.items():
+        command = [sys.executable, SCRIPTS / name, *arguments]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("\n") == 1 and done.stderr.startswith("error: ")
+        assert (
+            "KAFNETS_KAF_BACKEND must be one of auto, plain, portable, cpu, triton, got 'fpga'" in done.stderr
+        )
+    assert not list(tmp_path.glob("*.json"))[1:]
 
 
 SCRIPT = """

@@ -144,9 +144,9 @@ def test_numbers_of_any_kind_are_numbers(arguments):
         ("dtype", torch.int32, "a floating-point dtype"),
         ("dtype", "float32", "a floating-point dtype"),
         ("init", None, "'normal', a callable or one of relu"),
-        ("init", lambda x: x.exp() * math.inf, "a function with one finite number for each"),
-        ("init", lambda x: x.sum(), "a function with one finite number for each"),
-        ("init", lambda x: 3.0, "a function with one finite number for each"),
+        ("init", lambda x: x.exp() * math.inf, "a function that gives a finite number for each point"),
+        ("init", lambda x: x.sum(), "a function that gives a finite number for each point"),
+        ("init", lambda x: 3.0, "a function that gives a finite number for each point"),
     ],
 )
 def test_what_is_no_number_is_named_too(name, value, wanted):

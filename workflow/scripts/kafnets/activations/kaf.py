@@ -173,7 +173,7 @@ class KAF(nn.Module):
             return None
         values = function(self._points())
         fits = isinstance(values, torch.Tensor) and values.shape == (self.D,) and values.isfinite().all()
-        _require(fits, "init", "a function with one finite number for each of its input", _name_of(init))
+        _require(fits, "init", "a function that gives a finite number for each point", _name_of(init))
         return values.detach().to("cpu", torch.float64).clone()
 
     @torch.no_grad()
