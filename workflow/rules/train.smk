@@ -31,7 +31,10 @@ rule train:
         mem_mb=6000,
         runtime="12h",
     params:
-        settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
+        **as_params(lambda wildcards: settings_of_training(**wildcards), "training"),
+        settings=lambda wildcards, output: json.dumps(
+            training_settings(config, **wildcards)
+        ),
         code=code_of_cell(TRAINING_CODE),
     shell:
         "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
@@ -60,7 +63,12 @@ rule lr_range_test:
         mem_mb=6000,
         runtime="2h",
     params:
-        settings=lambda wildcards: json.dumps(lr_range_settings(config, **wildcards)),
+        **as_params(
+            lambda wildcards: lr_range_settings(config, **wildcards), "training"
+        ),
+        settings=lambda wildcards, output: json.dumps(
+            lr_range_settings(config, **wildcards)
+        ),
         code=code_of_cell(RANGE_CODE),
     shell:
         "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
