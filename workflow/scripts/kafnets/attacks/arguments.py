@@ -194,7 +194,7 @@ def _naming_the_dtype(model, images):
 
 
 def as_pixels(model, images, device):
-    """Bytes (N, C, H, W) as channels-last pixels in [0, 1] on `device`, of the type of the model's weights."""
+    """Bytes (N, C, H, W) as channels-last pixels in [0, 1] on `device`, of the type of the model's own."""
     dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
     return (images.to(device).float() / 255).to(dtype).contiguous(memory_format=torch.channels_last)
 
