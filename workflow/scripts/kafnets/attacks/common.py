@@ -200,7 +200,7 @@ def into_ball(points, centers, eps, norm):
 def _halves_into_ball(points, centers, eps, norm):
     exact, wide = points.double(), centers.double()
     exact = into_ball(exact, wide, eps, norm)
-    nearest = exact.to(centers.dtype).abs()  # no negative zero
+    nearest = exact.to(centers.dtype)
     beyond = (nearest.double() - wide).abs() > (exact - wide).abs()
     # numbers in [0, 1] are ordered as their bits are: one less or more is the next number towards the center
     step = torch.where(nearest > centers, -1, 1).to(torch.int16)
