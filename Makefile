@@ -9,6 +9,8 @@ REQUIREMENTS ?= --require-hashes -r requirements.lock
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # the rules call `python`: that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# the scripts find the library beside them, which this would forbid
+unexport PYTHONSAFEPATH
 
 .PHONY: demo test test-all test-slurm lint audit reliability venv lock bench bench-gpu thesis-gpu clean
 

@@ -43,11 +43,11 @@ rule card:
         settings=lambda wildcards: json.dumps(card_settings(config, **wildcards)),
         code=CARD_CODE,
     shell:
-        "exec python {input.script} --settings {params.settings:q} --model {input.model:q}"
+        "exec python {input.script:q} --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --data {input.data:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q}"
         " --record {output.record:q} --tensors {output.tensors:q} --batch-size {resources.batch_size}"
-        " --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
 
 
 rule render_cards:
@@ -76,7 +76,7 @@ rule render_cards:
     params:
         title=lambda wildcards: config["experiments"][wildcards.experiment]["title"],
     shell:
-        "python {input.script} --cards {input.cards:q} --title {params.title:q}"
+        "python {input.script:q} --cards {input.cards:q} --title {params.title:q}"
         " --csv {output.csv:q} --md {output.md:q} > {log:q} 2>&1"
 
 
@@ -106,7 +106,7 @@ rule plot_radii:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --cards {input.cards:q}"
+        "python {input.script:q} --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -136,7 +136,7 @@ rule plot_depth:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --cards {input.cards:q}"
+        "python {input.script:q} --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -167,7 +167,7 @@ rule plot_saliency:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --cards {input.cards:q}"
+        "python {input.script:q} --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -198,7 +198,7 @@ rule plot_landscapes:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --cards {input.cards:q}"
+        "python {input.script:q} --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -229,7 +229,7 @@ rule plot_gallery:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --card {input.card:q}"
+        "python {input.script:q} --card {input.card:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -260,5 +260,5 @@ rule plot_layers:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --card {input.card:q}"
+        "python {input.script:q} --card {input.card:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"

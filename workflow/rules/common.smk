@@ -1,4 +1,5 @@
 # The configuration, checked; the grid; and where its files are. Everything else reads these names.
+import contextlib
 import functools
 import hashlib
 import json
@@ -12,6 +13,7 @@ SCRIPTS = ROOT / "workflow" / "scripts"
 sys.path.insert(0, str(SCRIPTS))
 
 import slurm_plugin
+import snakemake_outputs
 from kafnets import registry
 from kafnets.config import (
     card_settings,
@@ -30,9 +32,25 @@ from kafnets.files import SEAL, write_sealed
 from kafnets.validation import check_keys, typed, validate
 from snakemake.utils import update_config
 
-PUBLISHED = "workflow/resources/thesis_results.yaml"
+# Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
+# its path in another (--directory, or --snakefile called from elsewhere).
+HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT.resolve()}/"
+SCRIPT = f"{HERE}workflow/scripts"
+PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
+
+# The scripts find the library beside them, which this variable would forbid: here and in the jobs, which inherit it.
+os.environ.pop("PYTHONSAFEPATH", None)
 
 slurm_plugin.mend()  # the SLURM executor: made after this is read
+snakemake_outputs.keep(
+    "download_cifar10",
+    "download_published",
+    "import_published",
+    "train",
+    "lr_range_test",
+    "evaluate",
+    "card",
+)
 
 try:
     for path in workflow.configfiles:
@@ -41,7 +59,7 @@ try:
     validate(
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",
-        ROOT / PUBLISHED,
+        PUBLISHED,
     )
 except UserError as error:
     # One line, before any job starts; a raised exception would come with a traceback.
@@ -52,7 +70,6 @@ except UserError as error:
 OUT = config["output"]
 CELLS = cells(config)
 ATTACKS = config["evaluation"]["run"]
-SCRIPT = "workflow/scripts"
 
 # Where a job computes. It is no setting: it never makes a finished result stale.
 GPU = config["device"] == "cuda" or (
@@ -85,7 +102,7 @@ wildcard_constraints:
 
 def library(*parts):
     """The library files that a step runs, as inputs: an edit makes its results stale, a touch does not."""
-    folder = SCRIPTS / "kafnets"
+    folder = Path(SCRIPT) / "kafnets"
     found = [
         path
         for part in parts
@@ -93,18 +110,16 @@ def library(*parts):
             [folder / part] if part.endswith(".py") else (folder / part).rglob("*")
         )
     ]
-    return sorted(
-        str(path.relative_to(ROOT)) for path in found if path.suffix in (".py", ".cpp")
-    )
+    return sorted(str(path) for path in found if path.suffix in (".py", ".cpp"))
 
 
 def code(files):
-    """The library files of a step of the grid as one checksum, a parameter: an edit makes results stale, a touch
-    does not. As inputs they would do the same, but be most of the graph: thirty for each of the grid's jobs.
+    """The script and library files of a step of the grid as one checksum, a parameter, which its record repeats: an
+    edit makes results stale, a touch does not. As inputs they would be most of the graph: thirty for each job.
     """
     digest = hashlib.sha256()
     for name in files:
-        digest.update(name.encode() + (ROOT / name).read_bytes())
+        digest.update(name.removeprefix(HERE).encode() + Path(name).read_bytes())
     return digest.hexdigest()
 
 
@@ -158,15 +173,20 @@ def prepared_record(wildcards):
     return f"{OUT}/data/{config['experiments'][wildcards.experiment]['dataset']}.json"
 
 
-def registered(wildcards):
-    """What the registry says of a cell: a change there makes this cell stale, and no other."""
-    experiment = config["experiments"][wildcards.experiment]
-    return json.dumps(
-        [
-            str(registry.ACTIVATIONS[wildcards.activation]),
-            str(registry.ARCHITECTURES[experiment["architecture"]]),
+def code_of_cell(checksum):
+    """The checksum of a step's code, together with what the registry says of a cell: a change there makes this
+    cell stale, and no other."""
+
+    def with_registered(wildcards):
+        experiment = config["experiments"][wildcards.experiment]
+        registered = [
+            registry.ACTIVATIONS[wildcards.activation],
+            registry.ARCHITECTURES[experiment["architecture"]],
         ]
-    )
+        text = checksum + json.dumps([str(entry) for entry in registered])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    return with_registered
 
 
 EVALUATION_RECORDS = [
@@ -176,6 +196,10 @@ EVALUATION_RECORDS = [
 
 # -- data.smk
 ARCHIVE = f"{OUT}/data/raw/cifar-10-python.tar.gz"
+# Earlier versions write-protected it, and Snakemake plans nothing that may replace a protected file.
+with contextlib.suppress(OSError):
+    if not os.access(ARCHIVE, os.W_OK):
+        os.chmod(ARCHIVE, 0o644)
 
 
 def raw_data(wildcards):
@@ -217,6 +241,7 @@ def attack_code(attack):
     )
     return code(
         [
+            f"{SCRIPT}/evaluate.py",
             *BASE_LIBRARY,
             *MODEL_LIBRARY,
             *ATTACK_BASE,
@@ -402,7 +427,8 @@ CARD_PLOTS = [
     for kind in ("gallery", "layers")
 ]
 CARD_CODE = code(
-    BASE_LIBRARY
+    [f"{SCRIPT}/card.py"]
+    + BASE_LIBRARY
     + MODEL_LIBRARY
     + ATTACK_BASE
     + library(

@@ -14,7 +14,7 @@ rule download_cifar10:
     input:
         script=f"{SCRIPT}/download_cifar10.py",
     output:
-        protected(ARCHIVE),
+        ARCHIVE,
     log:
         f"{OUT}/logs/data/download_cifar10.log",
     benchmark:
@@ -25,7 +25,7 @@ rule download_cifar10:
         mem_mb=2000,
         runtime="1h",
     shell:
-        "python {input.script} --output {output:q} > {log:q} 2>&1"
+        "python {input.script:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule prepare_data:
@@ -48,5 +48,5 @@ rule prepare_data:
     params:
         source=lambda wildcards, input: ["--source", input.raw] if input.raw else [],
     shell:
-        "python {input.script} --dataset {wildcards.dataset} {params.source:q}"
+        "python {input.script:q} --dataset {wildcards.dataset} {params.source:q}"
         " --output {output.data:q} --record {output.record:q} > {log:q} 2>&1"

@@ -34,7 +34,7 @@ rule evaluate:
         settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
         code=lambda wildcards: attack_code(wildcards.attack),
     shell:
-        "exec python {input.script} --settings {params.settings:q} --model {input.model:q}"
+        "exec python {input.script:q} --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"

@@ -2,6 +2,13 @@
 #   in:  the author's archives (downloaded and converted), or the converted files in data.published.source
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
 
+IMPORT_CODE = code(
+    [f"{SCRIPT}/import_published.py"]
+    + BASE_LIBRARY
+    + MODEL_LIBRARY
+    + library("published.py")
+)
+
 
 localrules:
     download_published,
@@ -26,7 +33,7 @@ rule download_published:
     params:
         archive=published_archive,
     shell:
-        "python {input.script} {params.archive:q} --output {output:q} > {log:q} 2>&1"
+        "python {input.script:q} {params.archive:q} --output {output:q} > {log:q} 2>&1"
 
 
 rule convert_published:
@@ -52,7 +59,7 @@ rule convert_published:
             wildcards.activation
         ]["sha256"],
     shell:
-        "python {input.script} --row {wildcards.activation} --archive {input.archive:q}"
+        "python {input.script:q} --row {wildcards.activation} --archive {input.archive:q}"
         " --sha256 {params.sha256:q} --output {output:q} > {log:q} 2>&1"
 
 
@@ -76,8 +83,7 @@ rule import_published:
         runtime="30m",
     params:
         settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
-        registered=registered,
-        code=code(BASE_LIBRARY + MODEL_LIBRARY + library("published.py")),
+        code=code_of_cell(IMPORT_CODE),
     shell:
-        "python {input.script} --settings {params.settings:q} --weights {input.weights:q}"
-        " --model {output.model:q} --record {output.record:q} > {log:q} 2>&1"
+        "python {input.script:q} --settings {params.settings:q} --weights {input.weights:q}"
+        " --model {output.model:q} --record {output.record:q} --code {params.code:q} > {log:q} 2>&1"

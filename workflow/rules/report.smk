@@ -53,7 +53,7 @@ rule partial:
         ),
         folder=f"{OUT}/partial",
     shell:
-        "python {input.script} --manifest {input.manifest:q} --settings {params.settings:q}"
+        "python {input.script:q} --manifest {input.manifest:q} --settings {params.settings:q}"
         " --published {input.published:q} --output {params.folder:q} 2> {log:q}"
 
 
@@ -82,7 +82,7 @@ rule aggregate:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --manifest {input.manifest:q} --output {output.summary:q} > {log:q} 2>&1"
+        "python {input.script:q} --manifest {input.manifest:q} --output {output.summary:q} > {log:q} 2>&1"
 
 
 rule render_tables:
@@ -131,7 +131,7 @@ rule render_tables:
         settings=settings_of_tables,
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
-        "python {input.script} --summary {input.summary:q} --manifest {input.manifest:q}"
+        "python {input.script:q} --summary {input.summary:q} --manifest {input.manifest:q}"
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
         " --output {params.folder:q} > {log:q} 2>&1"
@@ -166,7 +166,7 @@ rule plot_tradeoff:
     params:
         settings=settings_of_tables,
     shell:
-        "python {input.script} --summary {input.summary:q} --experiment {wildcards.experiment}"
+        "python {input.script:q} --summary {input.summary:q} --experiment {wildcards.experiment}"
         " --settings {params.settings:q} --published {input.published:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
@@ -195,7 +195,7 @@ rule plot_history:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment}"
+        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -228,7 +228,7 @@ rule plot_iterations:
     params:
         attack=iterated_attack(config),
     shell:
-        "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
+        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -261,7 +261,7 @@ rule plot_classes:
     params:
         attack=config["evaluation"]["headline"],
     shell:
-        "python {input.script} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
+        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
         " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -289,7 +289,7 @@ rule plot_schedule:
     params:
         settings=settings_of_schedules,
     shell:
-        "python {input.script} --settings {params.settings:q}"
+        "python {input.script:q} --settings {params.settings:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -320,7 +320,7 @@ rule plot_kafs:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --model {input.model:q} --record {input.record:q}"
+        "python {input.script:q} --model {input.model:q} --record {input.record:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"
 
 
@@ -348,5 +348,5 @@ rule plot_lr_range:
         mem_mb=2000,
         runtime="30m",
     shell:
-        "python {input.script} --csv {input.csv:q} --json {input.json:q}"
+        "python {input.script:q} --csv {input.csv:q} --json {input.json:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"

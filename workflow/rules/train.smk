@@ -2,7 +2,9 @@
 #   in:  {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/models/{experiment}/{activation}/seed{seed}/ model.safetensors, history.csv, record.json
 #        (resume-*.ckpt there is the state of an unfinished run: not an output, so that it outlives a failure)
-TRAINING_CODE = code(BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training"))
+TRAINING_LIBRARY = BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training")
+TRAINING_CODE = code([f"{SCRIPT}/train.py"] + TRAINING_LIBRARY)
+RANGE_CODE = code([f"{SCRIPT}/lr_range.py"] + TRAINING_LIBRARY)
 
 
 rule train:
@@ -30,10 +32,9 @@ rule train:
         runtime="12h",
     params:
         settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
-        registered=registered,
-        code=TRAINING_CODE,
+        code=code_of_cell(TRAINING_CODE),
     shell:
-        "exec python {input.script} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"
 
@@ -60,9 +61,8 @@ rule lr_range_test:
         runtime="2h",
     params:
         settings=lambda wildcards: json.dumps(lr_range_settings(config, **wildcards)),
-        registered=registered,
-        code=TRAINING_CODE,
+        code=code_of_cell(RANGE_CODE),
     shell:
-        "exec python {input.script} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
         " --csv {output.csv:q} --json {output.json:q}"
-        " --device {resources.device} --threads {threads} > {log:q} 2>&1"
+        " --code {params.code:q} --device {resources.device} --threads {threads} > {log:q} 2>&1"

@@ -36,28 +36,38 @@ def main():
     parser.add_argument("--record", required=True, type=Path, help="written: figures and checks")
     parser.add_argument("--tensors", required=True, type=Path, help="written: what the pictures show")
     parser.add_argument("--batch-size", type=int, help="images per forward pass")
+    parser.add_argument("--code", default="", help="its version: a card that it made is not made again")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
-    device = resolve(arguments.device)
     if len(arguments.sources) != len(arguments.source_records):
         raise UserError(
             f"--source-records: expected {len(arguments.sources)} files, found "
             f"{len(arguments.source_records)}; write one for each of --sources, in their order"
         )
-    with alone(arguments.record):
-        run(arguments, settings, device)
-
-
-def run(arguments, settings, device):
-    """Measures and writes."""
-    model_record = records.of_weights(arguments.model_record, arguments.model)
-    for source, record in zip(arguments.sources, arguments.source_records, strict=True):
-        records.of_weights(record, source)
-    model = load_model(arguments.model, device)
     dataset = load(arguments.data, test_examples=settings["examples"])
+    with alone(arguments.record) as waited:
+        model_record = records.of_weights(arguments.model_record, arguments.model)
+        pairs = zip(arguments.sources, arguments.source_records, strict=True)
+        facts = {
+            "settings": settings,
+            "data_sha256": dataset.sha256,
+            "code": arguments.code,
+            "model_sha256": model_record["model_sha256"],
+            "source_sha256": [records.of_weights(record, source)["model_sha256"] for source, record in pairs],
+        }
+        if records.is_made(arguments.record, facts, {"tensors_sha256": arguments.tensors}, waited):
+            line("the other process has made it" if waited else f"{arguments.record}: made already")
+        else:
+            run(arguments, settings, dataset, model_record, facts)
+
+
+def run(arguments, settings, dataset, model_record, facts):
+    """Measures and writes; `facts` are what the record says of its inputs."""
+    device = resolve(arguments.device)
+    model = load_model(arguments.model, device)
     started, clock = records.now(), time.perf_counter()
     images, labels = dataset.test_images, dataset.test_labels
     (figures, tensors), _ = in_memory(
@@ -78,7 +88,6 @@ def run(arguments, settings, device):
             **{key: settings[key] for key in ("experiment", "activation", "seed")},
             "training": _training(model_record["settings"]),
             "classes": list(dataset.classes),
-            "settings": settings,
             "sources": [str(source) for source in arguments.sources],
             "figures": figures,
             "checks": judged,
@@ -87,7 +96,7 @@ def run(arguments, settings, device):
             "environment": records.environment(device),
             "started": started,
             "finished": records.now(),
-            "model_sha256": model_record["model_sha256"],
+            **facts,
             "tensors_sha256": sha256(arguments.tensors),
         },
     )

@@ -17,7 +17,7 @@ from kafnets.data import load
 from kafnets.device import resolve
 from kafnets.errors import UserError
 from kafnets.evaluation import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.files import MADE_BY, alone, atomic_path, sha256, write_json
 from kafnets.interruption import Interrupted, SignalFlag
 from kafnets.models import load_model
 from kafnets.progress import line
@@ -52,7 +52,6 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
-    device = resolve(arguments.device or settings.get("device", "auto"))
     names = settings.get("sources", [])
     if len(names) != len(arguments.sources):
         raise UserError(
@@ -77,9 +76,11 @@ def main():
                 for name, *pair in zip(names, arguments.sources, source_records, strict=True)
             },
         }
-        if waited and records.tells_of(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}):
-            line("the other process has judged it")
+        if records.is_made(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}, waited):
+            line("the other process has judged it" if waited else f"{arguments.record}: judged already")
+            checkpoint.discard(checkpoint.beside(arguments.record, "any"))
             return 0
+        device = resolve(arguments.device or settings.get("device", "auto"))
         if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
             return 0
@@ -153,7 +154,7 @@ def weights_checksum(weights, record):
     if record is not None:
         return records.of_weights(record, weights)["model_sha256"]
     if not weights.is_file():
-        raise UserError(f"no such file of weights: {weights}")
+        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
     return sha256(weights)
 
 

@@ -17,10 +17,19 @@ def main():
     parser.add_argument("--weights", required=True, type=Path, help="the row's converted file (safetensors)")
     parser.add_argument("--model", required=True, type=Path, help="written: the network")
     parser.add_argument("--record", required=True, type=Path, help="written: whose weights they are")
+    parser.add_argument("--code", default="", help="its version: a network that it made is not made again")
     arguments = parser.parse_args()
 
     settings = cli.settings_argument(arguments.settings)
     row = settings["activation"]
+    facts = {
+        "settings": settings,
+        "weights": {"name": PUBLISHED[row], "sha256": published.SHA256[row]},
+        "code": arguments.code,
+    }
+    if records.is_made(arguments.record, facts, {"model_sha256": arguments.model}):
+        print(f"{arguments.record}: made already")
+        return
     model = published.load_weights(row, arguments.weights, **settings["activation_arguments"])
     save_model(model, arguments.model)
     write_json(
@@ -28,8 +37,7 @@ def main():
         {
             "kind": "published",
             **{name: settings[name] for name in ("experiment", "activation", "seed")},
-            "settings": settings,
-            "weights": {"name": PUBLISHED[row], "sha256": published.SHA256[row]},
+            **facts,
             "parameters": count_parameters(model),
             "environment": records.environment(torch.device("cpu")),
             "model_sha256": sha256(arguments.model),

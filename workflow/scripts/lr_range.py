@@ -18,19 +18,24 @@ def main():
     parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
     parser.add_argument("--csv", required=True, type=Path, help="written: one row a step")
     parser.add_argument("--json", required=True, type=Path, help="written: the suggested range")
+    parser.add_argument("--code", default="", help="its version: a test that it made is not made again")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
-    device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
-    with alone(arguments.json):
-        run(arguments, settings, dataset, device)
+    facts = {"settings": settings, "data_sha256": dataset.sha256, "code": arguments.code}
+    with alone(arguments.json) as waited:
+        if records.is_made(arguments.json, facts, {"csv_sha256": arguments.csv}, waited):
+            print("the other process has made it" if waited else f"{arguments.json}: made already")
+        else:
+            run(arguments, settings, dataset, facts)
 
 
-def run(arguments, settings, dataset, device):
-    """Tests and writes."""
+def run(arguments, settings, dataset, facts):
+    """Tests and writes; `facts` are what the record says of its inputs."""
+    device = resolve(arguments.device)
     rows = lr_range(settings, dataset, device)
     with atomic_path(arguments.csv) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=["step", "learning_rate", "loss", "smoothed_loss"])
@@ -41,11 +46,10 @@ def run(arguments, settings, dataset, device):
         {
             "kind": "lr_range",
             **{name: settings[name] for name in ("experiment", "activation", "seed")},
-            "settings": settings,
             "environment": records.environment(device),
             "finished": records.now(),
             "suggested": suggest(rows),
-            "data_sha256": dataset.sha256,
+            **facts,
             "csv_sha256": sha256(arguments.csv),
         },
     )

@@ -43,24 +43,23 @@ def main():
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
-    device = resolve(arguments.device)
     dataset = load(arguments.data, train_examples=settings["train_examples"])
-    name = run_fingerprint(settings, dataset, device, arguments.code)
-    checkpoint_path = checkpoint.beside(arguments.record, name)
+    facts = {"settings": settings, "data_sha256": dataset.sha256, "code": arguments.code}
+    files = {"model_sha256": arguments.model, "history_sha256": arguments.history}
+    keep = bool(os.environ.get(KEEP_CHECKPOINT))
     with alone(arguments.record) as waited:
-        if waited and is_trained(arguments, settings, dataset):
-            print("the other process has trained it")
+        if records.is_made(arguments.record, facts, files, waited):
+            print("the other process has trained it" if waited else f"{arguments.record}: trained already")
+            if not keep:
+                checkpoint.discard(checkpoint.beside(arguments.record, "any"))
             return 0
-        return run(arguments, settings, dataset, device, checkpoint_path)
-
-
-def is_trained(arguments, settings, dataset):
-    """Whether the files that this call shall write are there, whole."""
-    return records.tells_of(
-        arguments.record,
-        {"settings": settings, "data_sha256": dataset.sha256, "code": arguments.code},
-        {"model_sha256": arguments.model, "history_sha256": arguments.history},
-    )
+        device = resolve(arguments.device)
+        name = run_fingerprint(settings, dataset, device, arguments.code)
+        checkpoint_path = checkpoint.beside(arguments.record, name)
+        code = run(arguments, settings, dataset, device, checkpoint_path)
+        if code == 0:
+            checkpoint.discard(checkpoint_path, keep)
+        return code
 
 
 def run(arguments, settings, dataset, device, checkpoint_path):
@@ -93,7 +92,6 @@ def run(arguments, settings, dataset, device, checkpoint_path):
             "history_sha256": sha256(arguments.history),
         },
     )
-    checkpoint.discard(checkpoint_path, keep=bool(os.environ.get(KEEP_CHECKPOINT)))
     return 0
 
 

@@ -15,6 +15,7 @@ from .errors import UserError
 
 CHECKSUM = "checksum"
 SEAL = ".sha256"
+MADE_BY = "snakemake makes it (or, by hand, the script whose output it is)"
 
 
 @contextlib.contextmanager
@@ -175,8 +176,9 @@ def read_json(path):
         UserError: when the file is absent, not a JSON object, or not what its `checksum` is of.
     """
     again = "delete it to have it made again"
+    content = _bytes(path)
     try:
-        value = json.loads(_bytes(path))
+        value = json.loads(content)
         found = _checksum(value) if isinstance(value, dict) else None
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not a JSON file ({error}); {again}") from None
@@ -218,7 +220,7 @@ def _bytes(path):
     try:
         return Path(path).read_bytes()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(f"{path}: no such file; {MADE_BY}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from .errors import UserError
-from .files import read_json, sha256
+from .files import MADE_BY, read_json, sha256
 
 
 def environment(device=None):
@@ -48,7 +48,7 @@ def of_weights(path, weights):
         UserError: when one is absent or damaged, or they are other weights than the record tells of.
     """
     if not Path(weights).is_file():
-        raise UserError(f"no such file of weights: {weights}")
+        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
     record = read_json(path)
     if record.get("model_sha256") != sha256(weights):
         raise UserError(f"{weights}: not the weights that {path} tells of; train again or restore the file")
@@ -69,6 +69,26 @@ def tells_of(path, facts, files):
     except (UserError, OSError):
         return False
     return all(key in record and record[key] == value for key, value in facts.items())
+
+
+def is_made(path, facts, files, waited=False):
+    """Whether the record `path` proves that what a step shall make is there: it need not be made again.
+
+    What proves something else is removed: it would be taken for this step's, should the step fail.
+
+    Args:
+        path (Path): the record.
+        facts (dict): as :func:`tells_of` takes them; among them `code`, the version of the code. Where that
+            is empty, an earlier call may have run other code: only what was made while we waited counts.
+        files (dict): as :func:`tells_of` takes them.
+        waited (bool): whether another process was at it until now.
+    """
+    if (waited or facts["code"]) and tells_of(path, facts, files):
+        return True
+    if facts["code"]:
+        for file in (path, *files.values()):
+            Path(file).unlink(missing_ok=True)
+    return False
 
 
 def processor():

@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 
 from ..errors import UserError
-from ..files import atomic_path, json_text, read_json
+from ..files import MADE_BY, atomic_path, json_text, read_json
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -101,6 +101,9 @@ def load(path, train_examples=None, test_examples=None):
 def _verified(path, record):
     """The bytes of `path` and their SHA-256: read once, so that what was verified is what is used."""
     again = f"delete {path} and {record} to have them prepared again"
+    for file in (path, record):
+        if not file.is_file():
+            raise UserError(f"{file}: no such file; {MADE_BY}")
     facts = read_json(record)
     try:
         content = path.read_bytes()
