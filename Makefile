@@ -12,6 +12,8 @@ REQUIREMENTS ?= --require-hashes -r requirements.lock
 CORES ?= $(shell $(PYTHON) -c "import os; print(os.cpu_count())")
 # what is called here is that of .venv
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# the scripts find the library beside them, which this would forbid
+unexport PYTHONSAFEPATH
 
 .PHONY: demo test test-all test-slurm test-conda lint audit reliability venv lock bench bench-gpu thesis-gpu clean
 

@@ -422,7 +422,7 @@ def test_absent_or_damaged_records_are_refused(prepared):
 
 def test_absent_prepared_file(prepared):
     prepared.unlink()
-    with refused("small.safetensors", "cannot be read"):
+    with refused("small.safetensors", "no such file", "snakemake makes it"):
         data.load(prepared)
 
 

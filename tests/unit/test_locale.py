@@ -1,10 +1,13 @@
 """Any locale will do: text files are UTF-8, and what a terminal or log cannot show does not end a script."""
 
 import io
+import json
 import os
 import tokenize
 
 import pytest
+from card_builder import write_card
+from record_builders import ATTACKS, Results
 
 from tests.repository import ROOT
 
@@ -14,8 +17,12 @@ SOURCES = [
     *sorted((ROOT / "workflow").rglob("*.py")),
     *sorted((ROOT / "benchmarks").rglob("*.py")),
 ]
-# no UTF-8 mode and no locale but C's: what Python reads and writes by default is ASCII
-ASCII = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+SCRIPTS = ROOT / "workflow" / "scripts"
+LOCALES = {
+    # no UTF-8 mode and no locale but C's: what Python reads and writes by default is ASCII
+    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    "latin-1": {"PYTHONIOENCODING": "latin-1:strict"},
+}
 
 
 def without_encoding(source):
@@ -60,3 +67,50 @@ def test_text_files_say_their_encoding(path):
 )
 def test_the_check_itself_catches(source):
     assert len(list(without_encoding(source))) == 1
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_scripts_write_utf8_and_print_what_the_locale_has(tmp_path, locale):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    results.add("kaf", {"clean": 160, "pgd": 90}, overfitting="at_end")
+    card = write_card(tmp_path / "cards")
+    manifest = results.manifest()
+    settings = {
+        "title": "VGG",
+        "activations": ["relu", "kaf"],
+        "reference": "vgg",
+        "headline": "pgd",
+        "attacks": {"pgd": ATTACKS["pgd"]},
+    }
+    published = ROOT / "workflow" / "resources" / "thesis_results.yaml"
+    out = tmp_path / "out"
+    (tmp_path / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
+
+    def call(script, *arguments):
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))
+        }
+        command = [sys.executable, SCRIPTS / script, *arguments]
+        done = subprocess.run(command, env={**environment, **LOCALES[locale]}, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.decode("latin-1" if locale == "latin-1" else "ascii")
+
+    rows = out / "summary.csv"
+    call("aggregate.py", "--manifest", manifest, "--output", rows, "--partial", out / "missing.txt")
+    call(
+        *("render_tables.py", "--summary", rows, "--manifest", manifest, "--experiment", "vgg"),
+        *("--settings", tmp_path / "settings.json", "--published", published, "--output", out / "tables"),
+    )
+    cards = ("--csv", out / "tables" / "cards.csv", "--md", out / "tables" / "cards.md")
+    call("render_cards.py", "--cards", card, "--title", "VGG", *cards)
+    call("plot_radii.py", "--cards", card, "--pdf", out / "radii.pdf", "--png", out / "radii.png")
+    printed = call("print_tables.py", "--output", out)
+    printed += call(
+        *("partial.py", "--manifest", manifest, "--settings", json.dumps({"vgg": settings})),
+        *("--published", published, "--output", out / "partial"),
+    )
+    text = "".join(path.read_bytes().decode("utf-8") for path in sorted(out.glob("**/*.md")))
+    assert "\u2013" in text  # intervals, 10.1\u201320.2, in the files as they are
+    assert "\\u2013" in printed and "vgg" in printed  # and on a terminal without it
+    assert "\u03b5" not in printed

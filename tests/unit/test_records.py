@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from kafnets import files, records
+from kafnets.errors import UserError
 
 from tests.repository import ROOT
 
@@ -119,3 +121,69 @@ def test_git_s_variables_point_nowhere_else(checkout, tmp_path):
         file.write("\n# more\n")
     elsewhere = {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}
     assert recorded(folder / "workflow/scripts", **elsewhere) == (made, True)
+
+
+# -- records that prove themselves
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A record, its facts and its files."""
+    (tmp_path / "weights").write_bytes(b"weights")
+    facts = {"settings": {"seed": 0}, "code": "1"}
+    files.write_json(
+        tmp_path / "record.json", {**facts, "model_sha256": files.sha256(tmp_path / "weights"), "seconds": 3}
+    )
+    return tmp_path / "record.json", facts, {"model_sha256": tmp_path / "weights"}
+
+
+def test_what_proves_itself_need_not_be_made_again(made):
+    assert records.is_made(*made) and all(path.exists() for path in (made[0], *made[2].values()))
+
+
+def damage(record, facts, files):
+    files["model_sha256"].write_bytes(b"weighty")
+
+
+def lose(record, facts, files):
+    files["model_sha256"].unlink()
+
+
+def edit(record, facts, files):
+    record.write_bytes(record.read_bytes().replace(b"3", b"4"))
+
+
+def edit_settings(record, facts, files):
+    facts["settings"]["seed"] = 1
+
+
+def edit_code(record, facts, files):
+    facts["code"] = "2"
+
+
+@pytest.mark.parametrize("change", [damage, lose, edit, edit_settings, edit_code])
+def test_what_proves_something_else_goes(made, change):
+    change(*made)
+    assert not records.is_made(*made)
+    assert not any(path.exists() for path in (made[0], *made[2].values()))
+
+
+def test_without_a_version_only_what_was_just_made_counts(made):
+    record, facts, of_it = made
+    facts["code"] = ""
+    files.write_json(record, {**facts, "model_sha256": files.sha256(of_it["model_sha256"])})
+    assert not records.is_made(*made) and record.exists()
+    assert records.is_made(*made, waited=True)
+
+
+def test_an_absent_file_is_called_absent(made):
+    record, _, of_it = made
+    weights = of_it["model_sha256"]
+    weights.unlink()
+    with pytest.raises(UserError, match=f"{weights}: no such file of weights; snakemake makes it"):
+        records.of_weights(record, weights)
+    weights.write_bytes(b"weights")
+    record.unlink()
+    with pytest.raises(UserError, match=f"^{record}: no such file; snakemake makes it") as raised:
+        records.of_weights(record, weights)
+    assert "damaged" not in str(raised.value) and "JSON" not in str(raised.value)

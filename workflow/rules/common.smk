@@ -41,7 +41,7 @@ from snakemake_interface_executor_plugins.settings import ExecMode
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
 # its path in another (--directory, or --snakefile called from elsewhere).
-HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT}/"
+HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT.resolve()}/"
 SCRIPT = f"{HERE}workflow/scripts"
 PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 

@@ -435,7 +435,10 @@ def _checked_record(path, identity, keys):
 def _check_settings(path, record, expected):
     difference = _difference(expected, record.get("settings"))
     if difference:
-        raise UserError(f"{path}: made with other settings: {difference}; run snakemake again to remake it")
+        raise UserError(
+            f"{path}: made with other settings: {difference}; run snakemake again to remake it "
+            "(with --forceall if it was moved here)"
+        )
 
 
 def _difference(expected, found, key="settings"):

@@ -1,0 +1,135 @@
+"""Where the workflow runs: another folder, an ASCII locale, a fresh clone, an ordinary user's account."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.repository import ENVIRONMENT, OUT, TINY, copy_repository
+
+# One network with its attack and its card, which needs another network, and the table of it.
+TARGETS = [f"{OUT}/{name}" for name in ("cards/tiny/relu/seed0.json", "tables/tiny.md")]
+
+
+def configuration(path):
+    """The tiny grid made smaller, in a file with a comment that no ASCII has."""
+    settings = yaml.safe_load(TINY.read_text(encoding="utf-8"))
+    settings["seeds"] = [0]
+    settings["card"]["sources"] = 1
+    path.write_text(f"# größe: ε\n{yaml.safe_dump(settings)}", encoding="utf-8")
+    return path
+
+
+def snakemake(folder, *arguments, prefix=(), check=True, **variables):
+    command = [*prefix, sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=folder, env={**ENVIRONMENT, **variables}, capture_output=True, timeout=600
+    )
+    words = (done.stdout + done.stderr).decode(errors="replace")
+    assert not check or done.returncode == 0, words[-6000:]
+    return words
+
+
+def planned(words):
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", words, re.MULTILINE)}
+
+
+def contents(folder):
+    """What was computed, by its path."""
+    kinds = ("models", "evaluations", "cards", "tables")
+    paths = [path for kind in kinds for path in sorted((folder / OUT / kind).rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory):
+    """A copy of the repository, with text in its Snakefile and configuration that no ASCII has."""
+    folder = copy_repository(tmp_path_factory.mktemp("a clone"))
+    for name in ("Snakefile", "config.yaml", "workflow/rules/train.smk"):
+        path = folder / name
+        path.write_text(f"# größe: ε\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(clone, tmp_path_factory):
+    """The workflow run in another folder, in ASCII's locale, where Python must not look beside a script."""
+    folder = tmp_path_factory.mktemp("else where")
+    config = configuration(folder / "small.yaml")
+    where = ("--snakefile", clone / "Snakefile", "--directory", folder, "--configfile", config)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    snakemake(clone.parent, *where, "--", *TARGETS, **ascii_only, PYTHONSAFEPATH="1")
+    return folder
+
+
+def test_another_folder_and_a_narrow_locale(clone, elsewhere):
+    found = contents(elsewhere)
+    assert {f"{OUT}/cards/tiny/relu/seed0.json", f"{OUT}/tables/tiny.md"} <= found.keys()
+    assert not (clone / OUT).exists()
+    table = found[f"{OUT}/tables/tiny.md"].decode("utf-8")
+    assert not table.isascii()
+    where = ("--snakefile", clone / "Snakefile", "--configfile", elsewhere / "small.yaml")
+    assert "Nothing to be done" in snakemake(elsewhere, *where, "--", *TARGETS)
+
+
+def test_moved_results_are_not_computed_again(clone, elsewhere, tmp_path):
+    """They come without Snakemake's notes and, as by scp, with any dates: what README says of moving them."""
+    fresh = copy_repository(tmp_path / "fresh")
+    shutil.copytree(elsewhere / OUT, fresh / OUT, copy_function=shutil.copyfile)
+    shutil.rmtree(fresh / OUT / "logs")
+    shutil.copy(clone / "workflow/rules/train.smk", fresh / "workflow/rules")
+    before = contents(fresh)
+    config = ("--configfile", elsewhere / "small.yaml")
+    snakemake(fresh, *config, "--forceall", "--", *TARGETS)
+    said = {"train": "trained already", "evaluate": "judged already", "card": "made already"}
+    for step, words in said.items():
+        logs = [path.read_text(encoding="utf-8") for path in fresh.glob(f"{OUT}/logs/{step}/**/*.log")]
+        assert logs and all(words in log for log in logs)
+    assert contents(fresh) == before
+    assert "Nothing to be done" in snakemake(fresh, *config, "--", *TARGETS)
+
+    (fresh / "workflow/scripts/train.py").touch()
+    assert "Nothing to be done" in snakemake(fresh, *config, "-n", "--", *TARGETS)
+    with open(fresh / "workflow/scripts/train.py", "a", encoding="utf-8") as script:
+        script.write("# edited\n")
+    assert planned(snakemake(fresh, *config, "-n", "--", *TARGETS))["train"] == 2
+
+
+def test_old_results_do_not_outlive_a_failure(elsewhere, tmp_path):
+    """The training with new settings fails: the old network must not be taken for its result."""
+    fresh = copy_repository(tmp_path / "fresh")
+    shutil.copytree(elsewhere / OUT, fresh / OUT)
+    settings = yaml.safe_load((elsewhere / "small.yaml").read_text(encoding="utf-8"))
+    training = settings["experiments"]["tiny"]["training"]
+    training |= {"learning_rate": {"default": [99, 100]}, "l2": {"conv": 1.0, "dense": 1.0}, "epochs": 12}
+    (fresh / "wrong.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    model = f"{OUT}/models/tiny/relu/seed0/model.safetensors"
+    words = snakemake(fresh, "--configfile", "wrong.yaml", "--forceall", "--", model, check=False)
+    assert "is not finite" in words and not (fresh / model).exists()
+
+
+@pytest.fixture(scope="module")
+def ordinary():
+    """Before a command: root without the right to override file modes, as any user."""
+    if os.getuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        pytest.skip("root overrides file modes, and there is no setpriv")
+    rights = "-dac_override,-dac_read_search"
+    return ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"]
+
+
+@pytest.mark.parametrize("change", [["--forceall"], []])
+def test_a_write_protected_archive_stops_no_ordinary_user(clone, tmp_path, ordinary, change):
+    """Of an earlier version; the script that downloads it is newer."""
+    archive = tmp_path / "results/data/raw/cifar-10-python.tar.gz"
+    archive.parent.mkdir(parents=True)
+    archive.touch(mode=0o444)
+    os.utime(archive, (1e9, 1e9))
+    where = ("--snakefile", clone / "Snakefile", "--directory", tmp_path)
+    words = snakemake(tmp_path, *where, *change, "-n", "--", archive.relative_to(tmp_path), prefix=ordinary)
+    assert planned(words)["download_cifar10"] == 1
