@@ -2,7 +2,9 @@
 #   in:  {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/models/{experiment}/{activation}/seed{seed}/ model.safetensors, history.csv, record.json
 #        (resume-*.ckpt there is the state of an unfinished run: not an output, so that it outlives a failure)
-TRAINING_CODE = code(BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training"))
+TRAINING_CODE = code(
+    BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training", "chance.py")
+)
 
 
 rule train:
