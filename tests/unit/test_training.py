@@ -619,7 +619,7 @@ def test_a_healthy_history_of_a_hundred_epochs_is_not_a_collapse():
 
 @pytest.mark.parametrize(("eps", "step", "collapses"), [(0.3, 0.6, True), (0.1, 0.125, False)])
 def test_a_real_collapse_is_detected_and_nothing_else(eps, step, collapses):
-    """Digits, 8 x 8 pixels: at a wide radius a large step overfits to itself; looked at in two epochs of 24."""
+    """Digits, 8 x 8 pixels: at a wide radius a large step overfits to itself; probed in two epochs of 24."""
     load_digits = pytest.importorskip("sklearn.datasets").load_digits
     images, labels = (torch.tensor(array) for array in load_digits(return_X_y=True))
     images = images.float().reshape(-1, 1, 8, 8) / 16

@@ -9,33 +9,31 @@ def at_most(count, trials, rate):
     .. math:: \sum_{k \le count} \binom n k p^k (1 - p)^{n - k}
 
     Args:
-        count (int): successes.
+        count (int): successes, from 0 to `trials`.
         trials (int): :math:`n`.
         rate (float): of success in one trial, :math:`p`, above 0 and below 1.
     """
-    terms = (
-        lgamma(trials + 1)
-        - lgamma(k + 1)
-        - lgamma(trials - k + 1)
-        + k * log(rate)
-        + (trials - k) * log(1 - rate)
-        for k in range(min(count, trials) + 1)
-    )
-    return min(sum(map(exp, terms)), 1.0)
+    return min(sum(_exactly(k, trials, rate) for k in range(count + 1)), 1.0)
 
 
 def most_expected(trials, rate, level):
-    """The largest count that is not significantly too large for `rate`: of this many successes or more the
-    probability is above `level`.
+    """The largest count that is not significantly too large for `rate`: so many or more successes have a
+    probability above `level`.
 
     Args:
         trials (int): how many.
         rate (float): of success in one trial, from 0 to below 1.
         level (float): significance level of the one-sided test.
     """
-    if rate == 0:  # one success disproves it
-        return 0
-    count = 0
-    while count < trials and 1 - at_most(count, trials, rate) > level:
+    count, more = 0, 1.0
+    while rate > 0:
+        more -= _exactly(count, trials, rate)  # the probability of more than `count`
+        if more <= level:
+            break
         count += 1
     return count
+
+
+def _exactly(count, trials, rate):
+    ways = lgamma(trials + 1) - lgamma(count + 1) - lgamma(trials - count + 1)
+    return exp(ways + count * log(rate) + (trials - count) * log(1 - rate))
