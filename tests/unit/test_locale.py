@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tokenize
 
 import pytest

@@ -2,7 +2,9 @@
 #   in:  {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/models/{experiment}/{activation}/seed{seed}/ model.safetensors, history.csv, record.json
 #        (resume-*.ckpt there is the state of an unfinished run: not an output, so that it outlives a failure)
-TRAINING_LIBRARY = BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training")
+TRAINING_LIBRARY = (
+    BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training", "chance.py")
+)
 TRAINING_CODE = code([f"{SCRIPT}/train.py"] + TRAINING_LIBRARY)
 RANGE_CODE = code([f"{SCRIPT}/lr_range.py"] + TRAINING_LIBRARY)
 

@@ -85,7 +85,9 @@ def run(arguments, settings, dataset, device, checkpoint_path):
             "peak_memory_bytes": records.peak_memory_bytes(device),
             "parameters": facts["parameters"],
             "final": history[-1],
-            "catastrophic_overfitting": catastrophic_overfitting(history),
+            "catastrophic_overfitting": catastrophic_overfitting(
+                history, facts["probe_examples"], settings["training"]["adversary"]["name"]
+            ),
             "data_sha256": dataset.sha256,
             "code": arguments.code,
             "model_sha256": sha256(arguments.model),

@@ -12,7 +12,7 @@ from ..attacks.pgd import pgd
 from ..config import fraction
 from ..errors import UserError
 from ..inspection import check_judgeable, fast_copy, sample
-from . import gradients, layers
+from . import checks, gradients, layers
 
 # PGD's step over the radii: its iterations can cross the ball and come back a quarter (Madry et al. 2018).
 STEP_PER_RADIUS = 2.5
@@ -66,6 +66,7 @@ def measure(model, images, labels, settings, sources=(), *, batch_size=None, not
     for name in blind.keys() - {"noise"}:
         alone &= bench.verdicts[name]
     only_black_box = (bench.verdicts["pgd"] & ~alone).double().mean().item()
+    weaker = {"pgd": "fgsm", **{name: "noise" for name in checks.BLIND if name in blind}}
 
     crafted = bench.crafted(eps, step, settings["iterations"])
     gradient, loss = gradients.loss_gradients(model, pixels, labels, size)
@@ -82,6 +83,7 @@ def measure(model, images, labels, settings, sources=(), *, batch_size=None, not
         "accuracy_by_iteration": bench.by_iteration,
         "attacks": tried,
         "only_black_box": only_black_box,
+        "left_by": {name: bench.left_by(name, other) for name, other in weaker.items()},
         "zero_gradients": _share((flat == 0).all(1)),
         "nonfinite_gradients": _share(~flat.isfinite().all(1)),
         "rising_losses": _share(rising),
@@ -123,6 +125,10 @@ class _Bench:
         self.note(f"{name}: accuracy {accuracy:.2%}, {result.queries} queries, {seconds:.1f} s")
         return result, {"accuracy": accuracy, "queries": result.queries, "wall_seconds": seconds}
 
+    def left_by(self, name, other):
+        """Images that stay right under one attack and are fooled by another."""
+        return int((self.verdicts[name] & ~self.verdicts[other]).sum())
+
     def crafted(self, eps, step, iterations):
         """Every image as PGD leaves it after all its steps, also those that were wrong from the start."""
         ball = {"eps": eps, "step": step, "iterations": iterations, "early_stop": False}
@@ -135,12 +141,14 @@ def _share(verdicts):
 
 def _over_radii(bench, settings):
     """PGD from one random start at each radius, every one anew: the curve may rise if the attack is weak."""
-    iterations, found = settings["radius_iterations"], []
+    iterations, found, names = settings["radius_iterations"], [], []
     for text in settings["radii"]:
         eps = fraction(text)
         step = STEP_PER_RADIUS * eps / iterations
-        result, figures = bench.run(f"eps {text}", pgd, eps=eps, step=step, iterations=iterations)
-        found.append({"eps": text, "correct": int(result.robust.sum()), **figures})
+        names.append(f"eps {text}")
+        result, figures = bench.run(names[-1], pgd, eps=eps, step=step, iterations=iterations)
+        regained = bench.left_by(names[-1], names[-2]) if found else 0  # fooled at the radius before
+        found.append({"eps": text, "correct": int(result.robust.sum()), "regained": regained, **figures})
     return found
 
 

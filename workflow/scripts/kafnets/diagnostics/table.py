@@ -5,7 +5,7 @@ import io
 import textwrap
 
 from ..summary import label
-from .checks import CHECKS
+from .checks import CHECKS, LEVEL, allowed, judge
 
 FAILED = "§"
 
@@ -28,12 +28,25 @@ HEADS = {
 
 
 def marks(cards):
-    """Activation -> the names of the checks that any of its networks fails, in the checks' order."""
-    failed = {}
+    """Activation -> the names of the checks that any of its networks fails, in the checks' order.
+
+    Of several networks each is tested at LEVEL over their number (Bonferroni, which is Holm's first step), so
+    that more seeds are no more often marked; the seeds' images are the same, which a test of all of them
+    together would have to know.
+    """
+    networks = {}
     for card in cards:
-        failed.setdefault(card.activation, set()).update(card.failed)
-    order = [check.name for check in CHECKS]
-    return {name: sorted(checks, key=order.index) for name, checks in failed.items()}
+        networks.setdefault(card.activation, []).append(card)
+    failed = {
+        name: {
+            check["name"]
+            for card in of_activation
+            for check in judge(card.figures, LEVEL / len(of_activation))
+            if not check["passed"]
+        }
+        for name, of_activation in networks.items()
+    }
+    return {name: [check.name for check in CHECKS if check.name in found] for name, found in failed.items()}
 
 
 def to_csv(cards):
@@ -63,6 +76,8 @@ def to_markdown(cards, title):
     """The table with its marks and what they mean; shares in percent."""
     grid = [["Activation", *(HEADS[check.name] for check in CHECKS)]]
     grid.append(["at most", *map(_bound, CHECKS)])
+    for examples in sorted({card.figures["examples"] for card in cards}):
+        grid.append([f"of {examples:,} images", *(_allowed(check, examples) for check in CHECKS)])
     several = len({card.seed for card in cards}) > 1
     for card in cards:
         name = label(card.activation) + (f", seed {card.seed}" if several else "")
@@ -81,9 +96,27 @@ def _bound(check):
     return f"at least {number}" if check.at_least else number
 
 
+def _allowed(check, examples):
+    """The bound in images."""
+    if check.unit != "share":
+        return ""
+    number = allowed(check, examples)
+    return f"at least {examples - number}" if check.at_least else str(number)
+
+
 def _cell(check):
     text = _number(check["figure"], check["unit"])
-    return text if check["passed"] else f"**{text}** {FAILED}"
+    return text if check["passed"] else f"**{text}** {FAILED}{_images(check)}"
+
+
+def _images(check):
+    """How many images broke a check, and how many may."""
+    if check["unit"] != "share":
+        return ""
+    count, most, examples = check["count"], check["allowed"], check["examples"]
+    if check["at_least"]:
+        return f" ({examples - count} of {examples}, at least {examples - most})"
+    return f" ({count} of {examples}, at most {most})"
 
 
 def _number(figure, unit):
@@ -100,6 +133,7 @@ def _caption(cards, title):
     return (
         f"{title}: evaluation cards, on {images} test images, shares of them in percent. PGD: ε = "
         f"{settings['eps']}, step {settings['step']}, {settings['iterations']} iterations, "
-        f"{settings['restarts']} random starts. {says}. Bold with {FAILED}: a check that fails, so the "
-        f"network's robustness may be the attack's weakness."
+        f"{settings['restarts']} random starts. {says}. Below a bound: how many of so many images it "
+        f"allows, by an exact test at {100 * LEVEL:.0f} % (more where two attacks differ both ways). "
+        f"Bold with {FAILED}: a check that fails, so the network's robustness may be the attack's weakness."
     )

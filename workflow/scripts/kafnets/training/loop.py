@@ -354,7 +354,7 @@ def train(
 
     Returns:
         (nn.Module, list of dict, dict): the trained network, one row an epoch, and `parameters`,
-        `kaf_backend`, `seconds`.
+        `kaf_backend`, `seconds`, `probe_examples` (images of a probe, see :mod:`.monitor`).
 
     Raises:
         UserError: when the loss or a gradient is not finite, the checkpoint is another run's, or the device's
@@ -429,6 +429,7 @@ def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, defer
             "parameters": training.parameters,
             "kaf_backend": kaf_backend(settings, device),
             "seconds": clock.total(),
+            "probe_examples": len(measure.held_out[1]),
         },
     )
 
