@@ -29,7 +29,7 @@ from kafnets.config import (
 )
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
-from kafnets.validation import check_keys, typed, validate
+from kafnets.validation import check_keys, check_locale, typed, validate
 from snakemake.utils import update_config
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
@@ -53,6 +53,7 @@ snakemake_outputs.keep(
 )
 
 try:
+    check_locale(ROOT.resolve(), Path.cwd())
     for path in workflow.configfiles:
         check_keys(path)
     update_config(config, typed(dict(workflow.config_settings.config)))
