@@ -12,6 +12,7 @@ import yaml
 from tests.repository import ENVIRONMENT, OUT, TINY, copy_repository
 
 # One network with its attack and its card, which needs another network, and the table of it.
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 TARGETS = [f"{OUT}/{name}" for name in ("cards/tiny/relu/seed0.json", "tables/tiny.md")]
 
 
@@ -61,8 +62,7 @@ def elsewhere(clone, tmp_path_factory):
     folder = tmp_path_factory.mktemp("else where")
     config = configuration(folder / "small.yaml")
     where = ("--snakefile", clone / "Snakefile", "--directory", folder, "--configfile", config)
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    snakemake(clone.parent, *where, "--", *TARGETS, **ascii_only, PYTHONSAFEPATH="1")
+    snakemake(clone.parent, *where, "--", *TARGETS, **ASCII, PYTHONSAFEPATH="1")
     return folder
 
 
@@ -76,12 +76,20 @@ def test_another_folder_and_a_narrow_locale(clone, elsewhere):
     assert "Nothing to be done" in snakemake(elsewhere, *where, "--", *TARGETS)
 
 
-def test_moved_results_are_not_computed_again(clone, elsewhere, tmp_path):
+def test_a_folder_that_the_locale_cannot_name_is_refused_in_one_line(clone, tmp_path):
+    folder = tmp_path / "größe"
+    folder.mkdir()
+    where = ("--snakefile", clone / "Snakefile", "--directory", folder)
+    words = snakemake(tmp_path, *where, "-n", check=False, **ASCII)
+    assert "Traceback" not in words and "set LC_ALL=C.UTF-8" in words
+    snakemake(tmp_path, *where, "-n", LC_ALL="C.UTF-8")
+
+
+def test_moved_results_are_not_computed_again(elsewhere, tmp_path):
     """They come without Snakemake's notes and, as by scp, with any dates: what README says of moving them."""
     fresh = copy_repository(tmp_path / "fresh")
     shutil.copytree(elsewhere / OUT, fresh / OUT, copy_function=shutil.copyfile)
     shutil.rmtree(fresh / OUT / "logs")
-    shutil.copy(clone / "workflow/rules/train.smk", fresh / "workflow/rules")
     before = contents(fresh)
     config = ("--configfile", elsewhere / "small.yaml")
     snakemake(fresh, *config, "--forceall", "--", *TARGETS)

@@ -33,7 +33,7 @@ from kafnets.driver import check_gpu
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
 from kafnets.reasons import as_params, checksum
-from kafnets.validation import check_keys, typed, validate
+from kafnets.validation import check_keys, check_locale, typed, validate
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
@@ -61,6 +61,7 @@ snakemake_outputs.keep(
 )
 
 try:
+    check_locale(ROOT.resolve(), Path.cwd())
     for path in workflow.configfiles:
         check_keys(path)
     update_config(config, typed(dict(workflow.config_settings.config)))

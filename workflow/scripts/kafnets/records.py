@@ -108,14 +108,12 @@ def _git():
     """
     file = Path(__file__).resolve()
 
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
     def ask(*arguments):
-        return subprocess.run(
-            ["git", "--no-optional-locks", "-C", file.parent, *arguments],
-            env={name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
-            capture_output=True,
-            check=True,
-            timeout=30,
-        ).stdout.strip()
+        command = ["git", "--no-optional-locks", "-C", file.parent, *arguments]
+        done = subprocess.run(command, env=variables, capture_output=True, check=True, timeout=30)
+        return done.stdout.strip()
 
     try:
         # the path from the top level of the repository that tracks it: another's would be longer, or an error

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import sys
 from pathlib import Path
 
 from . import registry
@@ -124,6 +125,21 @@ def check_keys(path):
                     f"{path}, line {line}: {_short(key.value)} is there for the second time; write it once"
                 )
             known.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+
+
+def check_locale(*folders):
+    """Checks that the locale has the letters of the folders' names: Snakemake cannot work there otherwise.
+
+    Raises:
+        UserError: one line that names the folder and a locale that has them.
+    """
+    encoding = sys.getfilesystemencoding()
+    for folder in map(str, folders):
+        if encoding != "utf-8" and not folder.isascii():
+            raise UserError(
+                f"{folder}: Snakemake cannot work in this folder under a locale without UTF-8 ({encoding}); "
+                "set LC_ALL=C.UTF-8, or give the folder a name of plain letters"
+            )
 
 
 def typed(config):
