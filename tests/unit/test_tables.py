@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from kafnets import summary, tables
+from kafnets import marks, summary, tables
 from kafnets.errors import UserError
 from kafnets.files import sha256
 from record_builders import ATTACKS, Results, edit_json
@@ -195,6 +195,12 @@ def test_every_character_with_a_meaning_in_latex_is_escaped():
     assert tables.tex("a_b & 5% {x} #1 $ ~ ^ \\") == (
         r"a\_b \& 5\% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
+
+
+def test_every_mark_has_a_sign_of_its_own_that_latex_can_set():
+    signs = [mark.sign for mark in marks.MARKS]
+    assert len(set(signs)) == len(signs)
+    assert all(tables.tex(sign).isascii() for sign in signs)
 
 
 def test_the_published_numbers_are_the_slides():
