@@ -285,7 +285,9 @@ def attack_code(attack):
             *BASE_LIBRARY,
             *MODEL_LIBRARY,
             *ATTACK_BASE,
-            *library("evaluation.py", "folding.py", source, *entry.code),
+            *library(
+                "evaluation.py", "folding.py", "inspection.py", source, *entry.code
+            ),
         ]
     )
 
@@ -478,6 +480,7 @@ CARD_CODE = code(
         "chance.py",
         "evaluation.py",
         "folding.py",
+        "inspection.py",
         "attacks/blind.py",
         "attacks/standard.py",
     )
