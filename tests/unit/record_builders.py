@@ -110,6 +110,7 @@ class Results:
                 "queries": 1000,
                 "gradients": 900,
                 "zero_gradient_fraction": 0.0,
+                "random": False,
                 "accuracy_by_iteration": iterations and falling(clean, correct, iterations),
                 "wall_seconds": 3.25,
                 "model_sha256": f"sha of {name}",

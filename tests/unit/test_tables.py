@@ -154,6 +154,44 @@ def test_a_network_at_chance_is_not_the_best_of_anything_and_has_a_mark(tmp_path
     assert "*" not in tables.to_markdown(nothing), "the only one is at chance"
 
 
+def changed(results, line, attack, **figures):
+    """Other figures in one record of the results."""
+    edit_json(results.lines[line]["evaluations"][attack]["record"], **figures)
+
+
+def test_a_vanished_gradient_is_not_the_best_of_anything_and_has_a_mark(tmp_path):
+    """What an attack cannot move may look robust: saturated outputs."""
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    results.add("elu", {"clean": 160, "pgd": 150})
+    results.add("kaf", {"clean": 140, "pgd": 60})
+    for attack in ("clean", "pgd"):
+        changed(results, 1, attack, zero_gradient_fraction=0.9)
+        changed(results, 2, attack, zero_gradient_fraction=0.01)  # two of 200: as many as its bound explains
+    table = build(results, reference=None, activations=["relu", "elu", "kaf"])
+    assert [row[:3] for row in body(table)[2:]] == [
+        ["ReLU", "***75.00***", "***40.00***"],
+        ["ELU ‖", "80.00", "75.00"],
+        ["KAF", "70.00", "30.00"],
+    ]
+    assert "‖ the cross-entropy has no gradient" in table.caption and "(ELU: 90%)" in table.caption
+    assert r"ELU$^\Vert$" in tables.to_tex(table).replace(" ", "")
+    assert [row["marks"] for row in csv.DictReader(io.StringIO(tables.to_csv(table)))] == [
+        "",
+        "no_gradient",
+        "",
+    ]
+
+
+def test_a_random_network_judged_by_one_draw_has_a_mark(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    results.add("elu", {"clean": 160, "pgd": 90})
+    changed(results, 1, "pgd", random=True)
+    table = build(results, reference=None, activations=["relu", "elu"])
+    assert [row[0] for row in body(table)[2:]] == ["ReLU", "ELU ♯"] and "eot_samples" in table.caption
+
+
 def test_one_seed_at_chance_marks_the_row(tmp_path):
     results = Results(tmp_path)
     results.add("relu", {"clean": 150, "pgd": 80}, seed=0)

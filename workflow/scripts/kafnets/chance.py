@@ -34,6 +34,11 @@ def most_expected(trials, rate, level):
     return count
 
 
+def is_too_many(count, trials, rate, level=0.05):
+    """Whether `count` of `trials` are significantly more than `rate` explains."""
+    return count > most_expected(trials, rate, level)
+
+
 def _exactly(count, trials, rate):
     ways = lgamma(trials + 1) - lgamma(count + 1) - lgamma(trials - count + 1)
     return exp(ways + count * log(rate) + (trials - count) * log(1 - rate))

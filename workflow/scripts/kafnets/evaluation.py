@@ -10,8 +10,10 @@ from .attacks.arguments import as_pixels
 from .attacks.common import default_batch_size, device_of, frozen, is_correct, predict, seeded
 from .attacks.expectation import Expectation
 from .attacks.pgd import margins, most_margin
+from .chance import is_too_many
 from .config import fraction
 from .device import exact_convolutions
+from .diagnostics.checks import WITHOUT_GRADIENT
 from .errors import UserError, is_out_of_memory
 from .inspection import check_judgeable, fast_copy, sample
 from .progress import bar, duration, line
@@ -35,8 +37,6 @@ _RADII = ("eps", "step")
 RESUMABLE = ("pgd", "thesis_pgd")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
-# A share of images without a gradient above which, if it is more than one image, an accuracy is doubtful.
-ZERO_GRADIENTS = 0.01
 _SECONDS_BETWEEN_LINES = 20
 CHECKPOINT_SECONDS = 300
 
@@ -278,7 +278,7 @@ def _warnings(random, samples, zero, count):
             "the network is random (two passes over the same images differ) and each image was judged by one "
             "draw: write eot_samples to judge the mean of several"
         )
-    if zero * count > max(1, ZERO_GRADIENTS * count):
+    if is_too_many(round(zero * count), count, WITHOUT_GRADIENT):
         found.append(
             f"the cross-entropy has no gradient at {zero:.1%} of the images (saturated outputs?): attacks "
             "along its gradient climbed divided logits there; compare with a margin loss and with attacks "

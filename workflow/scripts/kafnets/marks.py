@@ -4,7 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from . import statistics
+from .chance import is_too_many
 from .config import NUM_CLASSES
+from .diagnostics.checks import WITHOUT_GRADIENT
 from .diagnostics.table import FAILED
 from .summary import OVERFITTING
 
@@ -42,6 +44,13 @@ def is_chance(accuracy, examples):
     return statistics.wilson(accuracy * examples, examples).low <= CHANCE
 
 
+def share_without_gradient(rows):
+    """The largest share of images without a gradient that is too large for their number, else 0."""
+    shares = [(row["zero_gradient_fraction"], row["examples"]) for row in rows]
+    found = [share for share, count in shares if is_too_many(round(share * count), count, WITHOUT_GRADIENT)]
+    return max(found, default=0)
+
+
 def any_at_chance(rows):
     """Whether a network of these rows classifies no better than by guessing, without any attack."""
     return any(is_chance(row["clean_accuracy"], row["examples"]) for row in rows)
@@ -68,6 +77,19 @@ MARKS = (
         f"classifies no better than chance ({100 * CHANCE:g}%), with one seed at least: what withstands an "
         "attack there is no robustness, and no network at chance is marked as the best",
         lambda rows, *_: any_at_chance(rows),
+    ),
+    Mark(
+        "no_gradient",
+        "‖",
+        "the cross-entropy has no gradient at many images (saturated outputs), with one seed at least: an "
+        "attack may have stood still, and such a network is not marked as the best",
+        lambda rows, *_: f"{share_without_gradient(rows):.0%}" if share_without_gradient(rows) else False,
+    ),
+    Mark(
+        "random",
+        "♯",
+        "answers at random, and each image was judged by one draw (`eot_samples` judges the mean of several)",
+        lambda rows, *_: any(row["random"] == 1 for row in rows),
     ),
 )
 

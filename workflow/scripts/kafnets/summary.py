@@ -41,6 +41,7 @@ COLUMNS = {
     "evaluation_seconds": float,
     "queries": int,
     "zero_gradient_fraction": float,
+    "random": int,  # 0, or by how many passes a random network was judged
     "catastrophic_overfitting": str,
     "adversary": str,
 }
@@ -63,6 +64,7 @@ EVALUATION_KEYS = (
     "clean_accuracy",
     "queries",
     "zero_gradient_fraction",
+    "random",
     "wall_seconds",
     "model_sha256",
     "verdicts_sha256",
@@ -386,6 +388,7 @@ def _row(run, training, attack):
         "evaluation_seconds": record["wall_seconds"],
         "queries": record["queries"],
         "zero_gradient_fraction": record["zero_gradient_fraction"],
+        "random": settings.get("eot_samples", 1) if record["random"] else 0,
         "catastrophic_overfitting": _overfitting(training["catastrophic_overfitting"])
         if run.is_trained
         else None,

@@ -150,15 +150,18 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         )
         for column in columns
     ]
-    chance = _at_chance(columns, cells)
-    best = _best_trade_off(cells, chance[OURS])
+    unfit = _unfit(columns, cells)
+    unfit[OURS] |= {
+        i for i, found in enumerate(of_activation.values()) if marks.share_without_gradient(found)
+    }
+    best = _best_trade_off(cells, unfit[OURS])
     lines = tuple(
         Line(
             name,
             label(name),
             marks.overfitting(of_activation[name]),
             tuple(
-                _marked(i, column, column_of, name, i == best, chance, published)
+                _marked(i, column, column_of, name, i == best, unfit, published)
                 for column, column_of in zip(cells, columns, strict=True)
             ),
             marks.of(of_activation[name], settings, tuple((failed or {}).get(name, ()))),
@@ -248,8 +251,9 @@ def _cell(statistic, examples):
     return Cell(100 * statistic.mean, deviation, statistic.n, 100 * interval.low, 100 * interval.high)
 
 
-def _at_chance(columns, cells):
-    """Of each group of columns the rows whose accuracy, the group's first column, is not above chance."""
+def _unfit(columns, cells):
+    """Of each group of columns the rows whose accuracy, the group's first column, is not above chance: what
+    stands there is the best of nothing."""
     first = {}
     for column, of_column in zip(columns, cells, strict=True):
         first.setdefault(column.group, of_column)
@@ -259,21 +263,21 @@ def _at_chance(columns, cells):
     }
 
 
-def _best_trade_off(cells, chance):
+def _best_trade_off(cells, unfit):
     """The row of the best trade-off of the first two columns, or None when fewer than two rows have both.
 
-    A network at chance level is not the best of anything, and another beside it may be.
+    A network in `unfit` is not the best of anything, and another beside it may be.
     """
     scores = {
         i: trade_off(accuracy.percent, robustness.percent)
         for i, (accuracy, robustness) in enumerate(zip(cells[0], cells[1], strict=True))
         if accuracy.percent is not None and robustness.percent is not None
     }
-    above = {i: score for i, score in scores.items() if i not in chance}
+    above = {i: score for i, score in scores.items() if i not in unfit}
     return max(above, key=above.get) if len(scores) > 1 and above else None
 
 
-def _marked(row, cells, column, activation, is_best_trade_off, chance, published):
+def _marked(row, cells, column, activation, is_best_trade_off, unfit, published):
     cell = cells[row]
     if cell.percent is None:
         return cell
@@ -282,11 +286,10 @@ def _marked(row, cells, column, activation, is_best_trade_off, chance, published
         bold = published["marks"][quantity] == activation
         underline = published["marks"]["trade_off"] == activation
     else:
-        at_chance = chance[column.group]
         given = {i: _number(other.percent) for i, other in enumerate(cells) if other.percent is not None}
-        printed = [number for i, number in given.items() if i not in at_chance]
+        printed = [number for i, number in given.items() if i not in unfit[column.group]]
         # what is printed decides, so that equal numbers are marked alike
-        bold = row not in at_chance and len(given) > 1 and given[row] == max(printed, key=float)
+        bold = row not in unfit[column.group] and len(given) > 1 and given[row] == max(printed, key=float)
         underline = is_best_trade_off and column.key in ("accuracy", "robustness")
     return replace(cell, bold=bold, underline=underline)
 
