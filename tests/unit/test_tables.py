@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from kafnets import marks, summary, tables
+from kafnets import marks, sheets, summary, tables
 from kafnets.errors import UserError
 from kafnets.files import sha256
 from record_builders import ATTACKS, Results, edit_json
@@ -411,6 +411,8 @@ def test_the_table_of_attacks(attacked):
     sheet = tables.by_attack(rows, "vgg", {**SETTINGS, **OF_ATTACKED})
     assert sheet.heads == ("Attack", "ReLU", "ELU", "s")
     assert sheet.rows[-1] == ("worst_case", "30.00", "42.50", "6")
+    rule = sheets.to_markdown(sheet).splitlines()[1]
+    assert all(re.fullmatch(" -+:? ", cell) for cell in rule.strip("|").split("|")), rule
     assert [record["attack"] for record in sheet.records] == ["clean", "pgd", "square", "far", "worst_case"]
     assert sheet.records[1] == {
         **{"attack": "pgd", "method": "pgd", "eps": "8/255", "examples": 200},

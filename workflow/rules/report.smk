@@ -28,7 +28,7 @@ rule list_cells:
         f"{OUT}/logs/report/list_cells.log",
     params:
         # of a text of a line a cell, which as a param would be printed whole
-        checksum=checksum(manifest()),
+        cells=f"cells: of checksum {checksum(manifest())}",
     run:
         write_sealed(output.manifest, manifest())
         Path(log[0]).write_text(
