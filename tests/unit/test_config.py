@@ -28,6 +28,7 @@ from kafnets.config import (
 )
 from kafnets.driver import has_gpu
 from kafnets.errors import UserError
+from kafnets.reasons import as_params
 from kafnets.validation import typed, validate
 from snakemake.utils import update_config
 
@@ -850,6 +851,25 @@ def test_slices_hold_what_their_step_needs():
     assert card["examples"] == 40, "no more than the experiment has"
     assert card["card"]["eps"] == "8/255" and not card["card"].keys() & {"run", "sources", "examples"}
     json.dumps([training, attack, card], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "section"),
+    [
+        (training_settings(BASE, NAME, "kaf", 1), "training"),
+        (lr_range_settings(BASE, NAME, "kaf"), "training"),
+        (card_settings(BASE, NAME, "kaf", 1), "card"),
+        (table_settings(BASE, NAME), None),
+    ],
+)
+def test_a_change_of_any_setting_changes_a_param_and_is_short(settings, section):
+    params = as_params(lambda changed: changed, section)
+    before = {function(settings) for function in params.values()}
+    assert max(map(len, before)) < 400
+    paths = [(key,) for key in settings if key != section]
+    for path in [*paths, *((section, key) for key in settings.get(section, ()))]:
+        after = {function(changed(path, "another", settings)) for function in params.values()}
+        assert f'{path[-1]}: "another"' in " ".join(after - before)
 
 
 # -- config.yaml, schema, registry and presets say the same

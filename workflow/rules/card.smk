@@ -40,7 +40,10 @@ rule card:
         mem_mb=6000,
         runtime="6h",
     params:
-        settings=lambda wildcards: json.dumps(card_settings(config, **wildcards)),
+        **as_params(lambda wildcards: card_settings(config, **wildcards), "card"),
+        settings=lambda wildcards, output: json.dumps(
+            card_settings(config, **wildcards)
+        ),
         code=CARD_CODE,
     shell:
         "exec python {input.script} --settings {params.settings:q} --model {input.model:q}"

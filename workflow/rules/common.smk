@@ -28,6 +28,7 @@ from kafnets.config import (
 from kafnets.driver import check_gpu
 from kafnets.errors import UserError
 from kafnets.files import SEAL, write_sealed
+from kafnets.reasons import as_params, checksum
 from kafnets.validation import check_keys, typed, validate
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import update_config
@@ -176,6 +177,11 @@ def prepared_record(wildcards):
     return f"{OUT}/data/{config['experiments'][wildcards.experiment]['dataset']}.json"
 
 
+@functools.cache
+def settings_of_training(experiment, activation, seed):
+    return training_settings(config, experiment, activation, seed)
+
+
 def registered(wildcards):
     """What the registry says of a cell: a change there makes this cell stale, and no other."""
     experiment = config["experiments"][wildcards.experiment]
@@ -267,6 +273,7 @@ REPORT_LIBRARY = library(
     "summary.py",
     "statistics.py",
     "tables.py",
+    "marks.py",
     "sheets.py",
     "latex.py",
     "differences.py",
@@ -341,22 +348,19 @@ def manifest():
 
 
 def settings_of_tables(wildcards):
-    return json.dumps(table_settings(config, wildcards.experiment))
+    return table_settings(config, wildcards.experiment)
 
 
 def settings_of_schedules(wildcards):
     chosen = config["experiments"][wildcards.experiment]
-    return json.dumps(
-        {
-            "title": chosen["title"],
-            "activations": {
-                activation: training_settings(
-                    config, wildcards.experiment, activation, config["seeds"][0]
-                )["training"]
-                for activation in chosen["activations"]
-            },
-        }
-    )
+    return {
+        "activations": {
+            activation: training_settings(
+                config, wildcards.experiment, activation, config["seeds"][0]
+            )["training"]
+            for activation in chosen["activations"]
+        },
+    }
 
 
 def cells_of(wildcards):

@@ -27,9 +27,10 @@ rule list_cells:
     log:
         f"{OUT}/logs/report/list_cells.log",
     params:
-        manifest=manifest(),
+        # of a text of a line a cell, which as a param would be printed whole
+        cells=f"cells: of checksum {checksum(manifest())}",
     run:
-        write_sealed(output.manifest, params.manifest)
+        write_sealed(output.manifest, manifest())
         Path(log[0]).write_text(f"{output.manifest}: {len(CELLS)} lines\n")
 
 
@@ -126,7 +127,8 @@ rule render_tables:
         mem_mb=2000,
         runtime="30m",
     params:
-        settings=settings_of_tables,
+        **as_params(settings_of_tables),
+        settings=lambda wildcards, output: json.dumps(settings_of_tables(wildcards)),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         "python {input.script} --summary {input.summary:q} --manifest {input.manifest:q}"
@@ -140,7 +142,13 @@ rule plot_tradeoff:
         summary=SUMMARY,
         published=PUBLISHED,
         script=f"{SCRIPT}/plot_tradeoff.py",
-        library=PLOT_BASE + library("plots/tradeoff.py"),
+        library=PLOT_BASE
+        + library(
+            "plots/tradeoff.py",
+            "marks.py",
+            "diagnostics/table.py",
+            "diagnostics/checks.py",
+        ),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/tradeoff.pdf",
@@ -162,7 +170,8 @@ rule plot_tradeoff:
         mem_mb=2000,
         runtime="30m",
     params:
-        settings=settings_of_tables,
+        **as_params(settings_of_tables),
+        settings=lambda wildcards, output: json.dumps(settings_of_tables(wildcards)),
     shell:
         "python {input.script} --summary {input.summary:q} --experiment {wildcards.experiment}"
         " --settings {params.settings:q} --published {input.published:q}"
@@ -285,7 +294,8 @@ rule plot_schedule:
         mem_mb=2000,
         runtime="30m",
     params:
-        settings=settings_of_schedules,
+        **as_params(settings_of_schedules),
+        settings=lambda wildcards, output: json.dumps(settings_of_schedules(wildcards)),
     shell:
         "python {input.script} --settings {params.settings:q}"
         " --pdf {output.pdf:q} --png {output.png:q} > {log:q} 2>&1"

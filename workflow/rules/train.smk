@@ -29,7 +29,10 @@ rule train:
         mem_mb=6000,
         runtime="12h",
     params:
-        settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
+        **as_params(lambda wildcards: settings_of_training(**wildcards), "training"),
+        settings=lambda wildcards, output: json.dumps(
+            training_settings(config, **wildcards)
+        ),
         registered=registered,
         code=TRAINING_CODE,
     shell:
@@ -59,7 +62,12 @@ rule lr_range_test:
         mem_mb=6000,
         runtime="2h",
     params:
-        settings=lambda wildcards: json.dumps(lr_range_settings(config, **wildcards)),
+        **as_params(
+            lambda wildcards: lr_range_settings(config, **wildcards), "training"
+        ),
+        settings=lambda wildcards, output: json.dumps(
+            lr_range_settings(config, **wildcards)
+        ),
         registered=registered,
         code=TRAINING_CODE,
     shell:

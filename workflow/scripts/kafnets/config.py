@@ -9,6 +9,7 @@ from .registry import ATTACKS
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
+NUM_CLASSES = 10  # of every data set of the registry
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -75,7 +76,7 @@ def training_settings(config, experiment, activation, seed):
             "architecture": chosen["architecture"],
             "architecture_arguments": chosen["architecture_arguments"],
             "activation_arguments": chosen["activation_arguments"].get(activation, {}),
-            "num_classes": 10,
+            "num_classes": NUM_CLASSES,
             **origin,
         }
     )
