@@ -7,20 +7,21 @@ set them. All three say the same.
 import csv
 import io
 import itertools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from . import differences, registry, sheets, statistics
+from . import differences, marks, registry, sheets, statistics
 from .config import WORST_CASE, ball
-from .diagnostics.table import FAILED
 from .latex import tex
 from .sheets import Sheet, markdown
-from .summary import OVERFITTING, clean_accuracy, clean_attack, label, over_seeds, trade_off
+from .summary import clean_accuracy, clean_attack, label, over_seeds, trade_off
 
 NOT_RUN = "–"
 OURS, PUBLISHED = "This run", "Published"
 # More attacks than this have no columns of their own beside those that are always there.
 _MANY_ATTACKS = 2
-DAGGERS = {"at_end": "†", "recovered": "‡"}
+
+# how the best trade-off is set, in LaTeX and in Markdown
+_UNDERLINED, _ITALIC = "Underlined:", "Italic:"
 
 # Settings of an attack that its description spells out, in this order.
 _DESCRIBED = {
@@ -75,12 +76,12 @@ class Line:
     label: str
     overfitting: str
     cells: tuple
-    failed: tuple = ()  # checks of the evaluation card
+    marks: dict = field(default_factory=dict)  # of `marks.of`
 
     @property
     def mark(self):
         """What stands behind the name, as the caption explains."""
-        return DAGGERS.get(self.overfitting, "") + (FAILED if self.failed else "")
+        return "".join(mark.sign for mark in self.marks)
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,9 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
     beside = _beside(every, settings)
     attacks = _columns_of_attacks(rows, settings)
     columns = _columns(attacks, settings, published, beside)
-    overfitting = {name: _overfitting(rows, name) for name in settings["activations"]}
+    of_activation = {
+        name: [row for row in rows if row["activation"] == name] for name in settings["activations"]
+    }
     cells = [
         _column_cells(
             beside if beside and column.group == settings["beside"]["title"] else rows,
@@ -147,17 +150,18 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         )
         for column in columns
     ]
-    best = _best_trade_off(cells)
+    chance = _at_chance(columns, cells)
+    best = _best_trade_off(cells, chance[OURS])
     lines = tuple(
         Line(
             name,
             label(name),
-            overfitting[name],
+            marks.overfitting(of_activation[name]),
             tuple(
-                _marked(column[i], column, column_of, name, i == best, published)
+                _marked(i, column, column_of, name, i == best, chance, published)
                 for column, column_of in zip(cells, columns, strict=True)
             ),
-            tuple((failed or {}).get(name, ())),
+            marks.of(of_activation[name], settings, tuple((failed or {}).get(name, ()))),
         )
         for i, name in enumerate(settings["activations"])
     )
@@ -244,17 +248,33 @@ def _cell(statistic, examples):
     return Cell(100 * statistic.mean, deviation, statistic.n, 100 * interval.low, 100 * interval.high)
 
 
-def _best_trade_off(cells):
-    """The row of the best trade-off of the first two columns, or None when fewer than two rows have both."""
+def _at_chance(columns, cells):
+    """Of each group of columns the rows whose accuracy, the group's first column, is not above chance."""
+    first = {}
+    for column, of_column in zip(columns, cells, strict=True):
+        first.setdefault(column.group, of_column)
+    return {
+        group: {i for i, cell in enumerate(found) if cell.low is not None and cell.low <= 100 * marks.CHANCE}
+        for group, found in first.items()
+    }
+
+
+def _best_trade_off(cells, chance):
+    """The row of the best trade-off of the first two columns, or None when fewer than two rows have both.
+
+    A network at chance level is not the best of anything, and another beside it may be.
+    """
     scores = {
         i: trade_off(accuracy.percent, robustness.percent)
         for i, (accuracy, robustness) in enumerate(zip(cells[0], cells[1], strict=True))
         if accuracy.percent is not None and robustness.percent is not None
     }
-    return max(scores, key=scores.get) if len(scores) > 1 else None
+    above = {i: score for i, score in scores.items() if i not in chance}
+    return max(above, key=above.get) if len(scores) > 1 and above else None
 
 
-def _marked(cell, cells, column, activation, is_best_trade_off, published):
+def _marked(row, cells, column, activation, is_best_trade_off, chance, published):
+    cell = cells[row]
     if cell.percent is None:
         return cell
     if column.published:
@@ -262,17 +282,13 @@ def _marked(cell, cells, column, activation, is_best_trade_off, published):
         bold = published["marks"][quantity] == activation
         underline = published["marks"]["trade_off"] == activation
     else:
-        printed = [_number(other.percent) for other in cells if other.percent is not None]
+        at_chance = chance[column.group]
+        given = {i: _number(other.percent) for i, other in enumerate(cells) if other.percent is not None}
+        printed = [number for i, number in given.items() if i not in at_chance]
         # what is printed decides, so that equal numbers are marked alike
-        bold = len(printed) > 1 and _number(cell.percent) == max(printed, key=float)
+        bold = row not in at_chance and len(given) > 1 and given[row] == max(printed, key=float)
         underline = is_best_trade_off and column.key in ("accuracy", "robustness")
     return replace(cell, bold=bold, underline=underline)
-
-
-def _overfitting(rows, activation):
-    seen = [row["catastrophic_overfitting"] for row in rows if row["activation"] == activation]
-    worst = [OVERFITTING.index(verdict) for verdict in seen if verdict is not None]
-    return OVERFITTING[max(worst, default=0)]
 
 
 def _caption(rows, settings, attacks, lines, published, beside, said_of_differences):
@@ -305,7 +321,7 @@ def _caption(rows, settings, attacks, lines, published, beside, said_of_differen
     if published:
         sentences.append(
             f"Published: {' '.join(published['source'].split())}; one seed, robustness by the thesis "
-            f"protocol, bold and underlined as printed there."
+            f"protocol, its best marked as printed there."
         )
     if settings.get("weights") == "published":
         sentences.append(
@@ -328,25 +344,12 @@ def _caption(rows, settings, attacks, lines, published, beside, said_of_differen
             "Beside a number of one seed: its Wilson 95% interval, for the choice of test images."
         )
     sentences.append(
-        "Bold: best of its column. Underlined: best trade-off, the highest harmonic mean of accuracy and "
+        f"Bold: best of its column. {_UNDERLINED} best trade-off, the highest harmonic mean of accuracy and "
         "robustness."
     )
     if any(cell.percent is None for line in lines for cell in line.cells):
         sentences.append(f"{NOT_RUN}: not run.")
-    overfitting = {line.overfitting for line in lines}
-    collapse = "catastrophic overfitting (FGSM accuracy soars while PGD accuracy collapses)"
-    if "at_end" in overfitting:
-        sentences.append(f"{DAGGERS['at_end']} the training ended in {collapse}.")
-    if "recovered" in overfitting:
-        sentences.append(f"{DAGGERS['recovered']} the training went through {collapse} and recovered.")
-    if any(line.failed for line in lines):
-        which = "; ".join(
-            f"{line.label}: {', '.join(line.failed).replace('_', ' ')}" for line in lines if line.failed
-        )
-        sentences.append(
-            f"{FAILED} fails checks of its evaluation card, so its robustness may be the attack's weakness "
-            f"({which})."
-        )
+    sentences += marks.sentences({line.label: line.marks for line in lines})
     return " ".join(sentences)
 
 
@@ -417,13 +420,14 @@ def to_csv(table):
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     heads = [f"{c.key}{part}" for c in table.columns for part in _parts(c)]
-    writer.writerow(["activation", "label", "catastrophic_overfitting", *heads])
+    writer.writerow(["activation", "label", "catastrophic_overfitting", "marks", *heads])
     for line in table.lines:
         values = []
         for column, cell in zip(table.columns, line.cells, strict=True):
             parts = [cell.percent, cell.deviation, cell.n, cell.low, cell.high][: len(_parts(column))]
             values += ["" if v is None else v if isinstance(v, int) else _number(v) for v in parts]
-        writer.writerow([line.activation, line.label, line.overfitting, *values])
+        names = " ".join(mark.name for mark in line.marks)
+        writer.writerow([line.activation, line.label, line.overfitting, names, *values])
     return file.getvalue()
 
 
@@ -437,7 +441,7 @@ def to_markdown(table):
     rows = []
     for line in table.lines:
         rows.append([f"{line.label}{' ' if line.mark else ''}{line.mark}", *map(_markdown_cell, line.cells)])
-    return markdown(["Activation", *heads], rows, table.caption)
+    return markdown(["Activation", *heads], rows, table.caption.replace(_UNDERLINED, _ITALIC))
 
 
 def _markdown_cell(cell):
@@ -447,7 +451,7 @@ def _markdown_cell(cell):
     if cell.bold:
         text = f"**{text}**"
     if cell.underline:
-        text = f"<u>{text}</u>"
+        text = f"*{text}*"  # Markdown cannot underline, and a terminal shows HTML as it is
     if cell.interval:
         return f"{text} ({cell.interval})"
     return text if cell.deviation is None else f"{text} ± {_number(cell.deviation)}"

@@ -19,7 +19,7 @@ SWEEPS = 8
 COST_NAME, COST_POINT, COST_BAR = 50.0, 20.0, 4.0
 
 
-def write(drawn, axes, points, occupied=(), size=7):
+def write(drawn, axes, points, occupied=(), size=7, signs=None):
     """Writes a name beside each point, with a leader line where it had to go further away.
 
     The layout is fixed from here on. Each name in turn takes the cheapest of a ring of places, given where
@@ -30,10 +30,12 @@ def write(drawn, axes, points, occupied=(), size=7):
         points: name -> (x, y, half width, half height) of a point and its error bars, in data coordinates.
         occupied: (x, y) of further points that names must not cover.
         size: of the font.
+        signs: name -> what stands behind it.
 
     Returns:
         the list of the names' boxes, in points from the figure's corner.
     """
+    labels = {name: style.label(name) + (signs or {}).get(name, "") for name in points}
     drawn.draw_without_rendering()  # the layout, which the places depend on
     drawn.set_layout_engine("none")
     scale = 72 / drawn.dpi
@@ -50,7 +52,7 @@ def write(drawn, axes, points, occupied=(), size=7):
         for across, up in ((width, 0), (0, height))
         if across or up
     ]
-    texts = [axes.text(x, y, style.label(name), fontsize=size) for name, (x, y, _, _) in points.items()]
+    texts = [axes.text(x, y, labels[name], fontsize=size) for name, (x, y, _, _) in points.items()]
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = [(extent.width * scale + 2 * PADDING, extent.height * scale + 2 * PADDING) for extent in extents]
     for text in texts:
@@ -74,7 +76,7 @@ def write(drawn, axes, points, occupied=(), size=7):
             break
     boxes = [ring[k][1] for ring, k in zip(options, chosen, strict=True)]
     for (name, (x, y, _, _)), centre, box in zip(points.items(), centres, boxes, strict=True):
-        _write(axes, name, (x, y), centre, box, size)
+        _write(axes, labels[name], style.colour(name), (x, y), centre, box, size)
     return boxes
 
 
@@ -112,7 +114,7 @@ def _overlap(box, others):
     )
 
 
-def _write(axes, name, point, centre, box, size):
+def _write(axes, label, colour, point, centre, box, size):
     offset = ((box.x0 + box.x1) / 2 - centre[0], (box.y0 + box.y1) / 2 - centre[1])
     edge = (min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1))
     gap = ((edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2) ** 0.5 - RADIUS
@@ -121,14 +123,14 @@ def _write(axes, name, point, centre, box, size):
         leader = {"arrowstyle": "-", "color": style.GREY, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
         axes.annotate("", point, end, textcoords="offset points", arrowprops=leader, zorder=3)
     axes.annotate(
-        style.label(name),
+        label,
         point,
         offset,
         textcoords="offset points",
         ha="center",
         va="center",
         fontsize=size,
-        color=style.colour(name),
+        color=colour,
         path_effects=[withStroke(linewidth=1.5, foreground="white")],
         zorder=5,
     )

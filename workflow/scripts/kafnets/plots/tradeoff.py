@@ -3,6 +3,7 @@
 import numpy
 from matplotlib.ticker import MaxNLocator
 
+from .. import marks
 from ..errors import UserError
 from ..summary import clean_accuracy, over_seeds
 from . import names, style
@@ -12,7 +13,8 @@ def draw(rows, settings, published=None):
     """A point per activation at (accuracy, robustness) in percent, mean and standard deviation over seeds.
 
     Fixed activations are thin diamonds, KAFs filled x. A published point is hollow and grey, tied to ours by
-    a thin line. The dotted curves join equal harmonic means of accuracy and robustness, the trade-off.
+    a thin line. The dotted curves join equal harmonic means of accuracy and robustness, the trade-off. A
+    network at chance level has its mark.
 
     Args:
         rows: the experiment's rows of the summary.
@@ -40,7 +42,10 @@ def draw(rows, settings, published=None):
     axes.set_ylabel("Robustness (%)")
     _equal_trade_off(axes)
     _legend(drawn, bool(published))
-    names.write(drawn, axes, points, theirs)
+    chance = {name for name in points if marks.any_at_chance([r for r in rows if r["activation"] == name])}
+    if chance:
+        _say_chance(axes)
+    names.write(drawn, axes, points, theirs, signs=dict.fromkeys(chance, f" {marks.CHANCE_SIGN}"))
     return drawn
 
 
@@ -82,6 +87,11 @@ def _equal_trade_off(axes):
     axes.annotate("dotted: harmonic mean", (1, 1), xycoords="axes fraction", fontsize=5.5, **place, **grey)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
+
+
+def _say_chance(axes):
+    place = {"xytext": (0, 2), "textcoords": "offset points", "xycoords": "axes fraction", "fontsize": 5.5}
+    axes.annotate(f"{marks.CHANCE_SIGN} no better than chance", (0, 1), color=style.GREY, **place)
 
 
 def _legend(drawn, published):
