@@ -300,6 +300,23 @@ def test_equal_schedules_share_a_line():
     assert [line.get_label() for line in drawn.axes[0].lines] == ["ReLU, KAF", "ELU"]
 
 
+def test_a_range_test_without_a_suggestion_says_why():
+    losses = {"learning_rate": [0.1, 1.0], "loss": [2.0, 3.0], "smoothed_loss": [2.0, 3.0]}
+    tests = [("relu", losses, {"min": None, "max": None}), ("kaf", losses, {"min": 0.1, "max": 1.0})]
+    titles = [axes.get_title(loc="left") for axes in lr_range.draw(tests).axes[:2]]
+    assert titles == ["ReLU: none, the loss never fell", "KAF: 0.1 to 1"]
+
+
+def test_a_network_at_chance_is_marked_beside_its_point(tmp_path):
+    built = Results(tmp_path)
+    built.add("relu", {"clean": 150, "pgd": 80})
+    built.add("kaf", {"clean": 20, "pgd": 20})
+    rows = summary.summarize(summary.read_manifest(built.manifest()))
+    drawn = tradeoff.draw(rows, {**SETTINGS, "activations": ["relu", "kaf"]})
+    texts = [text.get_text() for text in drawn.axes[0].texts]
+    assert "KAF ¶" in texts and "ReLU" in texts and "¶ no better than chance" in texts
+
+
 def test_a_diverged_end_does_not_flatten_the_range_test():
     smoothed = [2.3, 2.2, 2.0, 1.9, 1.9, 90.0]
     losses = {"learning_rate": [10.0**k for k in range(-4, 2)], "loss": smoothed, "smoothed_loss": smoothed}

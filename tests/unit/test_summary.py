@@ -133,8 +133,27 @@ def test_partial_lists_what_is_missing_or_stale_and_keeps_the_rest(results):
     assert [(row["activation"], row["attack"]) for row in rows] == [("relu", "clean")]
     missing = (results.folder / "missing.txt").read_text().splitlines()
     assert len(missing) == 2
-    assert missing[0].startswith("vgg/relu/seed0/pgd: ")
-    assert missing[1].startswith("vgg/kaf/seed0: ")
+    assert missing[0].startswith("vgg/relu/seed0/pgd: ") and "made with other settings" in missing[0]
+    assert missing[1] == "vgg/kaf/seed0: not made yet"
+
+
+def test_the_partial_tables_tell_what_is_not_made_yet_from_what_is_damaged(results, tmp_path):
+    Path(results.lines[1]["training_record"]).unlink()
+    damaged = Path(results.lines[0]["evaluations"]["pgd"]["record"])
+    damaged.write_text("{")
+    Path(results.lines[0]["evaluations"]["clean"]["record"]).unlink()
+    command = [sys.executable, SCRIPT.with_name("partial.py"), "--manifest", results.manifest()]
+    command += ["--settings", "{}", "--published", "not read", "--output", tmp_path / "p"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert told[:4] == [
+        "Not made yet (snakemake makes it):",
+        "  vgg/relu/seed0: clean",
+        "  vgg/kaf/seed0: its training, and so its attacks",
+        "Damaged, or made with other settings:",
+    ]
+    assert told[4].startswith(f"  vgg/relu/seed0/pgd: {damaged}: ")
+    folder = tmp_path / "p"
+    assert told[5] == f"0 results in {folder}/summary.csv; 3 missing; all of them: {folder}/missing.txt"
 
 
 def test_the_script_ends_with_one_line_and_writes_nothing_on_a_stale_record(results):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from kafnets import summary, tables
+from kafnets import marks, sheets, summary, tables
 from kafnets.errors import UserError
 from kafnets.files import sha256
 from record_builders import ATTACKS, Results, edit_json
@@ -64,8 +64,8 @@ def test_the_rows_are_the_activations_in_the_settings_order(results):
     ]
     assert rows == [
         ["ReLU", "75.00", "40.00", "42.00", "78.10", "45.41"],
-        ["ELU ‡", "<u>70.00</u>", "<u>**46.00**</u>", "**47.50**", "73.99", "45.49"],
-        ["KAF †", "**80.00**", "4.00", "–", "<u>77.93</u>", "<u>46.80</u>"],
+        ["ELU ‡", "*70.00*", "***46.00***", "**47.50**", "73.99", "45.49"],
+        ["KAF †", "**80.00**", "4.00", "–", "*77.93*", "*46.80*"],
         ["KAF_ReLU", "–", "–", "–", "–", "–"],
     ]
 
@@ -95,7 +95,7 @@ def test_equal_numbers_are_marked_alike(tmp_path):
     results.add("relu", {"clean": 150, "pgd": 80})
     results.add("elu", {"clean": 150, "pgd": 70})
     rows = body(build(results, activations=["relu", "elu"], reference=None))[2:]
-    assert [row[1] for row in rows] == ["<u>**75.00**</u>", "**75.00**"]
+    assert [row[1] for row in rows] == ["***75.00***", "**75.00**"]
 
 
 def test_mean_and_deviation_over_seeds_are_printed_and_explained(tmp_path):
@@ -105,7 +105,7 @@ def test_mean_and_deviation_over_seeds_are_printed_and_explained(tmp_path):
     results.add("elu", {"clean": 140, "pgd": 70})
     table = build(results, activations=["relu", "elu"])
     rows = body(table)[2:]
-    assert rows[0][1:3] == ["<u>**75.00**</u> ± 0.00", "<u>**45.00**</u> ± 5.00"]
+    assert rows[0][1:3] == ["***75.00*** ± 0.00", "***45.00*** ± 5.00"]
     assert rows[1][1:3] == ["70.00", "35.00"]
     assert "mean ± sample standard deviation over n = 3 seeds (ELU 1)" in table.caption
     assert r"\underline{\textbf{45.00}}{\scriptsize\,$\pm$\,5.00}" in tables.to_tex(table)
@@ -121,7 +121,7 @@ def test_the_caption_says_what_the_columns_are(results):
         "Robustness (thesis protocol)",
         "the model's own prediction",
         "Published: F. Peconi",
-        "highest harmonic mean",
+        "Underlined: best trade-off, the highest harmonic mean",
         "–: not run",
         "† the training ended in catastrophic overfitting",
         "‡ the training went through catastrophic overfitting",
@@ -135,12 +135,41 @@ def test_no_dagger_is_explained_when_none_is_printed(tmp_path):
     assert "catastrophic" not in build(results, activations=["relu"]).caption
 
 
+def test_a_network_at_chance_is_not_the_best_of_anything_and_has_a_mark(tmp_path):
+    """It names one class for every image, which no attack changes: a tenth of the images are "robust"."""
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 12})
+    results.add("elu", {"clean": 22, "pgd": 22})
+    results.add("kaf", {"clean": 140, "pgd": 10})
+    table = build(results, reference=None, activations=["relu", "elu", "kaf"])
+    assert [row[:3] for row in body(table)[2:]] == [
+        ["ReLU", "***75.00***", "***6.00***"],
+        ["ELU ¶", "11.00", "11.00"],
+        ["KAF", "70.00", "5.00"],
+    ]
+    assert "¶ classifies no better than chance (10%)" in table.caption
+    assert r"ELU$^\P$" in tables.to_tex(table).replace(" ", "")
+    assert [row["marks"] for row in csv.DictReader(io.StringIO(tables.to_csv(table)))] == ["", "chance", ""]
+    nothing = build(results, reference=None, activations=["elu"])
+    assert "*" not in tables.to_markdown(nothing), "the only one is at chance"
+
+
+def test_one_seed_at_chance_marks_the_row(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80}, seed=0)
+    results.add("relu", {"clean": 20, "pgd": 20}, seed=1)
+    results.add("elu", {"clean": 60, "pgd": 20})
+    rows = body(build(results, reference=None, activations=["relu", "elu"]))[2:]
+    assert rows[0][:2] == ["ReLU ¶", "***42.50*** ± 45.96"] and rows[1][:2] == ["ELU", "30.00"]
+
+
 def test_the_csv_holds_plain_numbers(results):
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(build(results)))))
     assert rows[0] == {
         "activation": "relu",
         "label": "ReLU",
         "catastrophic_overfitting": "none",
+        "marks": "",
         "accuracy": "75.00",
         "accuracy_std": "",
         "accuracy_seeds": "1",
@@ -166,6 +195,12 @@ def test_every_character_with_a_meaning_in_latex_is_escaped():
     assert tables.tex("a_b & 5% {x} #1 $ ~ ^ \\") == (
         r"a\_b \& 5\% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
+
+
+def test_every_mark_has_a_sign_of_its_own_that_latex_can_set():
+    signs = [mark.sign for mark in marks.MARKS]
+    assert len(set(signs)) == len(signs)
+    assert all(tables.tex(sign).isascii() for sign in signs)
 
 
 def test_the_published_numbers_are_the_slides():
@@ -206,14 +241,47 @@ def test_the_scripts_write_and_print_the_table(results, tmp_path):
     }
     assert texts[".csv"] == tables.to_csv(build(results))
 
-    printed = subprocess.run(
-        [sys.executable, scripts / "print_tables.py", "--output", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert texts[".md"] in printed and texts["_differences.md"] in printed
+    printed = print_tables(tmp_path / "out").stdout
+    assert not re.search("<[a-z/]", printed), "HTML in a terminal"
+    assert texts["_differences.md"] in printed
+    assert printed.index("vgg_differences") < printed.index(texts[".md"])
     assert f"{tmp_path / 'out' / 'tables'}/" in printed
+
+
+def print_tables(output, *arguments):
+    command = [sys.executable, WORKFLOW / "scripts" / "print_tables.py", "--output", output, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True)
+
+
+def test_of_one_activation_the_empty_table_of_differences_is_not_printed(tmp_path):
+    results = Results(tmp_path)
+    results.add("relu", {"clean": 150, "pgd": 80})
+    runs = summary.read_manifest(results.manifest())
+    settings = {**SETTINGS, "activations": ["relu"], "reference": None}
+    (tmp_path / "out" / "tables").mkdir(parents=True)
+    for suffix, text in tables.every(summary.summarize(runs), runs, "vgg", settings).items():
+        (tmp_path / "out" / "tables" / f"vgg{suffix}").write_text(text)
+    printed = print_tables(tmp_path / "out").stdout
+    assert "differences" not in printed and printed.index("vgg_attacks") < printed.index("| Activation |")
+    asked = print_tables(tmp_path / "out", "--experiments", "vgg_differences").stdout
+    assert "there are no two activations to compare" in asked
+
+
+def test_printed_into_a_pipe_that_is_not_read_it_ends_quietly(tmp_path):
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "vgg.md").write_text("| a |\n|---|\n| 1 |\n" * 10_000)
+    script = f"{sys.executable} {WORKFLOW}/scripts/print_tables.py --output {tmp_path}"
+    command = ["bash", "-c", f"{script} | head -n 2; echo ${{PIPESTATUS[0]}}"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == "\nvgg\n141\n" and done.stderr == ""
+
+
+def test_without_an_output_the_tables_of_results_are_printed(tmp_path):
+    command = [sys.executable, WORKFLOW / "scripts" / "print_tables.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith(
+        "error: results/tables: no table yet; run snakemake"
+    )
 
 
 def test_published_weights_and_what_stands_beside_them(tmp_path):
@@ -230,9 +298,9 @@ def test_published_weights_and_what_stands_beside_them(tmp_path):
         ["ReLU", "78.00", "39.00", "50.00", "–", "–", "–", "78.10", "45.41"],
         [
             "KAF",
-            *("<u>**79.00**</u>", "<u>**40.00**</u>", "**51.00**"),
+            *("***79.00***", "***40.00***", "**51.00**"),
             *("78.50", "42.00", "52.00"),
-            *("<u>77.93</u>", "<u>46.80</u>"),
+            *("*77.93*", "*46.80*"),
         ],
     ]
     head = tables.to_csv(table).splitlines()[0].split(",")
@@ -290,13 +358,13 @@ def test_the_worst_case_has_a_column_and_may_be_the_headline(attacked):
     head, _, *rows = body(table)
     assert head == ["Activation", "Accuracy", "Robustness", "Worst case", "Under square", "Under far"]
     assert rows[0][2:] == ["40.00", "30.00", "**45.00**", "20.00"]
-    assert rows[1][2:] == ["<u>**46.00**</u>", "**42.50**", "42.50", "**25.00**"]
+    assert rows[1][2:] == ["***46.00***", "**42.50**", "42.50", "**25.00**"]
     said = "Worst case: still correct under every one of pgd, square against the true labels (L∞, ε = 8/255)"
     assert said in table.caption
     headline = build(attacked, **{**OF_ATTACKED, "headline": "worst_case"})
     head, _, *rows = body(headline)
     assert head == ["Activation", "Accuracy", "Robustness"], "more attacks than have columns"
-    assert [row[2] for row in rows] == ["30.00", "<u>**42.50**</u>"]
+    assert [row[2] for row in rows] == ["30.00", "***42.50***"]
     assert "Robustness: still correct under every one of pgd, square" in headline.caption
 
 
@@ -305,6 +373,8 @@ def test_the_table_of_attacks(attacked):
     sheet = tables.by_attack(rows, "vgg", {**SETTINGS, **OF_ATTACKED})
     assert sheet.heads == ("Attack", "ReLU", "ELU", "s")
     assert sheet.rows[-1] == ("worst_case", "30.00", "42.50", "6")
+    rule = sheets.to_markdown(sheet).splitlines()[1]
+    assert all(re.fullmatch(" -+:? ", cell) for cell in rule.strip("|").split("|")), rule
     assert [record["attack"] for record in sheet.records] == ["clean", "pgd", "square", "far", "worst_case"]
     assert sheet.records[1] == {
         **{"attack": "pgd", "method": "pgd", "eps": "8/255", "examples": 200},

@@ -6,6 +6,8 @@ from pathlib import Path
 from kafnets import cli, summary, tables
 from kafnets.files import atomic_path
 
+MOST_LINES = 40  # on the screen
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
@@ -28,8 +30,31 @@ def main():
         for suffix, text in texts.items():
             _write(arguments.output / f"{experiment}{suffix}", text)
         print(f"\n{experiment}\n\n{texts['.md']}")
-    print(f"{len(rows)} results in {arguments.output}/summary.csv; {len(missing)} missing:")
-    print("".join(f"  {line}\n" for line in missing), end="")
+    lines = tell(missing)
+    for line in (
+        *lines[:MOST_LINES],
+        *([f"... {len(lines) - MOST_LINES} more lines"] * (len(lines) > MOST_LINES)),
+    ):
+        print(line)
+    where = f"; all of them: {arguments.output}/missing.txt" if missing else ""
+    print(f"{len(rows)} results in {arguments.output}/summary.csv; {len(missing)} missing{where}")
+
+
+def tell(missing):
+    """What is not made yet, a line a network, then what is there and cannot be used."""
+    waiting = {}
+    for one in missing:
+        if one.problem is None:
+            experiment, activation, seed, *attack = one.name.split("/")
+            network = f"{experiment}/{activation}/{seed}"
+            waiting.setdefault(network, []).append("/".join(attack) or "its training, and so its attacks")
+    bad = [str(one) for one in missing if one.problem is not None]
+    return [
+        *(["Not made yet (snakemake makes it):"] if waiting else []),
+        *(f"  {network}: {', '.join(attacks)}" for network, attacks in waiting.items()),
+        *(["Damaged, or made with other settings:"] if bad else []),
+        *(f"  {line}" for line in bad),
+    ]
 
 
 def _write(path, text):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import select
+import signal
 import sys
 from pathlib import Path
 
@@ -17,6 +19,8 @@ def run(main):
     except UserError as error:
         _end(f"error: {error}", 2)
     except OSError as error:  # a disk that is full, or fails
+        if isinstance(error, BrokenPipeError) and _is_unread(sys.stdout):
+            sys.exit(128 + signal.SIGPIPE)  # as `| head` ends any other program
         _end(f"error: {error}", 2)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -24,6 +28,16 @@ def run(main):
         _end(f"error: out of memory: {error}", 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
+
+
+def _is_unread(stream):
+    """Whether a stream is a pipe that nobody reads; then Python's own end has nothing left to write."""
+    asked = select.poll()
+    asked.register(stream, 0)
+    if not any(event & select.POLLERR for _, event in asked.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    return True
 
 
 def _end(message, code):

@@ -123,6 +123,8 @@ def _record(test):
 
 
 def _caption(tested, settings):
+    if not tested:
+        return f"{settings['title']}: there are no two activations to compare."
     seeds = sorted({test.seeds for test in tested})
     how = []
     if 1 in seeds:

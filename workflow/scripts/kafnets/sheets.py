@@ -48,7 +48,7 @@ def to_markdown(sheet):
 def markdown(heads, rows, caption):
     """Printed heads and cells as a Markdown table, the caption below it."""
     grid = [list(heads), *rows]
-    widths = [max(len(row[i]) for row in grid) for i in range(len(heads))]
+    widths = [max(2, *(len(row[i]) for row in grid)) for i in range(len(heads))]  # ":" alone is no rule
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = [
         "| " + " | ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) + " |"

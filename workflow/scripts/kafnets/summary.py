@@ -187,25 +187,37 @@ def read_history(run):
     return history
 
 
+@dataclass(frozen=True)
+class Missing:
+    """A training ("vgg/relu/seed0") or one attack on it ("vgg/relu/seed0/pgd") that has no usable record."""
+
+    name: str
+    problem: str | None = None  # what is wrong with the record; None: it was not made yet
+
+    def __str__(self):
+        return f"{self.name}: {self.problem or 'not made yet'}"
+
+
 def summarize(runs, missing=None):
     """One row per run and attack, and one of their worst case, in the manifest's order (keys: `COLUMNS`).
 
     Args:
         runs: what `read_manifest` returned.
         missing: None to refuse a run whose records are absent, stale or damaged; a list to leave such cells
-            out and have one line about each appended to it.
+            out and have a :class:`Missing` about each appended to it.
 
     Raises:
         UserError: for the first bad record, when `missing` is None.
     """
     rows = []
     for run in runs:
-        training = attempt(missing, str(run), training_record, run)
+        training = _attempt(missing, str(run), run.training_record, training_record, run)
         if training is None:
             continue
         of_run = {}
         for attack in run.evaluations:
-            row = attempt(missing, f"{run}/{attack}", _row, run, training, attack)
+            path = run.evaluations[attack]["record"]
+            row = _attempt(missing, f"{run}/{attack}", path, _row, run, training, attack)
             if row is not None:
                 rows.append(row)
                 of_run[attack] = row
@@ -229,14 +241,22 @@ def verdicts(run, attack):
     return {name: loaded[name].astype(bool) for name in ("robust", "clean")}
 
 
+def _attempt(missing, name, record, function, *arguments):
+    """As :func:`attempt`, of something with a record, which may not be there yet."""
+    if missing is not None and not Path(record).exists():
+        missing.append(Missing(name))
+        return None
+    return attempt(missing, name, function, *arguments)
+
+
 def attempt(missing, name, function, *arguments):
-    """`function(*arguments)`, or None with a line about `name` in the list `missing`, if that is not None."""
+    """`function(*arguments)`, or None with a Missing of `name` in the list `missing`, if that is not None."""
     try:
         return function(*arguments)
     except UserError as error:
         if missing is None:
             raise
-        missing.append(f"{name}: {error}")
+        missing.append(Missing(name, str(error)))
         return None
 
 

@@ -9,6 +9,8 @@ from . import style
 def draw(tests):
     """One panel a test: the batch losses faint, the smoothed loss bold, the suggested range shaded.
 
+    Where there is none, the panel's title says why.
+
     Args:
         tests: list of (activation, {"learning_rate", "loss", "smoothed_loss": lists}, {"min", "max"}); both
             bounds are None when the loss never fell.
@@ -25,6 +27,8 @@ def draw(tests):
         if suggested["min"] is not None:
             panel.axvspan(suggested["min"], suggested["max"], color="#ededed", linewidth=0, zorder=0)
             title += f": {suggested['min']:.2g} to {suggested['max']:.2g}"
+        else:
+            title += ": none, the loss never fell"
         panel.set_title(title, loc="left")
         panel.set_xscale("log")
         panel.margins(x=0)
