@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -1155,6 +1156,27 @@ def test_cuda_without_a_gpu_ends_before_any_job(planner, folder, tmp_path):
     said = 'device: "cuda" is asked for, but this machine has no GPU; write auto or cpu'
     assert f"error in the configuration: {said}" in words
     assert not re.search("^(rule |localrule )", words, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("status", "count", "expected"), [(0, 1, True), (0, 0, False), (100, 1, False)])
+def test_a_gpu_is_there_if_the_driver_says_so(tmp_path, status, count, expected):
+    """A driver of two functions that answers as CUDA does with a GPU, without one, or with its error 100."""
+    source = tmp_path / "driver.c"
+    source.write_text(
+        f"int cuInit(unsigned flags) {{ return {status}; }}\n"
+        f"int cuDeviceGetCount(int *count) {{ *count = {count}; return 0; }}\n"
+    )
+    compiler = shutil.which("cc") or pytest.skip("no C compiler")
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", library, source], check=True)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT / "workflow/scripts"),
+        "LD_LIBRARY_PATH": str(tmp_path),
+    }
+    code = "from kafnets.driver import has_gpu; print(has_gpu())"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == str(expected), done.stderr
 
 
 GENERATED = {
