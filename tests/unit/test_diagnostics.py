@@ -39,10 +39,10 @@ SETTINGS = {
 class Network(nn.Module):
     """Tells dark images from bright ones, and whether their left is the brighter half: four classes."""
 
-    def __init__(self, masked=False):
+    def __init__(self, masked=False, scale=1):
         super().__init__()
         self.specification = {"activation": "swish"}
-        self.masked = masked
+        self.masked, self.scale = masked, scale
         self.act = nn.SiLU()
         first = torch.zeros(4, 3, 8, 8)
         first[0] = first[1] = 1 / 64
@@ -54,7 +54,9 @@ class Network(nn.Module):
         if self.masked:
             images = (images * 4).round() / 4  # its derivative is 0 wherever it has one
         means = functional.linear(images.flatten(1), self.first)
-        return functional.linear(self.act(means), self.last) + torch.tensor([7.0, 7.0, 0.0, 0.0])
+        return self.scale * (
+            functional.linear(self.act(means), self.last) + torch.tensor([7.0, 7.0, 0.0, 0.0])
+        )
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +98,15 @@ def test_a_network_that_hides_its_gradient_is_found_out(images):
         "nothing_at_largest",
     ):
         assert not passed[name], (name, figures)
+
+
+@pytest.mark.parametrize("scale", [1e3, 1e4])
+def test_a_saturated_network_is_found_out_and_marked(images, tmp_path, scale):
+    figures, passed, _ = judged(Network(scale=scale), images)
+    assert not passed["gradients_exist"] and not passed["gradient_leads_up"], figures["zero_gradients"]
+    cards = [reading.read(write_card(tmp_path, "kaf", seed=seed, **figures)) for seed in range(3)]
+    for of_network in (cards[:1], cards):
+        assert {"gradients_exist", "gradient_leads_up"} <= set(table.marks(of_network)["kaf"])
 
 
 def test_no_image_is_the_users_error(images):
@@ -392,3 +403,21 @@ def test_a_failing_card_marks_its_row_in_the_tables(tmp_path):
     assert r"KAF$^\S$ &" in tables.to_tex(marked)
     plain = tables.build(rows, "vgg", settings)
     assert "evaluation card" not in plain.caption and "§" not in tables.to_markdown(plain)
+
+
+def test_the_reference_results_are_what_the_checks_say():
+    """The committed cards of 100 images: their bounds are those of the code, and so are their verdicts."""
+    folder = next(Path(__file__).parents[2].glob("results/reference/*/cards"))
+    cells = [line[2:-2].split(" | ") for line in (folder / "published.md").read_text().splitlines()[:4]]
+    heads, _, bounds, images = [[cell.strip() for cell in row[1:]] for row in cells]
+    assert heads == [table.HEADS[check.name] for check in checks.CHECKS]
+    assert bounds == [table._bound(check) for check in checks.CHECKS]
+    assert images == [table._allowed(check, 100) for check in checks.CHECKS]
+    with open(folder / "published.csv") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        for check in checks.CHECKS:
+            figure, passed = float(row[check.name]), row[f"{check.name}_passed"] == "True"
+            share = 1 - figure if check.at_least else figure
+            most = check.bound if check.unit == "slope" else checks.allowed(check, int(row["examples"])) / 100
+            assert passed == (share <= most), (row["activation"], check.name)

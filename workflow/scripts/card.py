@@ -78,7 +78,8 @@ def run(arguments, settings, dataset, model_record, facts):
     )
     judged = checks.judge(figures)
     for check in judged:
-        line(f"{'pass' if check['passed'] else 'FAIL'} {check['name']}: {check['figure']}")
+        images = f", {check['count']} images, {check['allowed']} allowed" if "count" in check else ""
+        line(f"{'pass' if check['passed'] else 'FAIL'} {check['name']}: {check['figure']}{images}")
     with atomic_path(arguments.tensors) as temporary:
         temporary.write_bytes(save(tensors))
     write_json(
