@@ -1,6 +1,7 @@
 """The workflow on a real SLURM with two (fake) GPUs: see cluster.py."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -326,6 +327,15 @@ def test_from_nothing_to_tables(cluster, slurm, tmp_path):
     local = set(re.findall(r"^localrule (\w+):", output, re.MULTILINE))
     assert {"prepare_data", "aggregate", "render_tables", "plot_kafs", "plot_tradeoff", "all"} <= local
     assert (folder / OUT / "tables" / "tiny.md").stat().st_size > 0
+    # what the nodes' snakemakes took part in began before it ended
+    kept = [
+        json.loads(path.read_text())
+        for path in (folder / ".snakemake" / "metadata").rglob("*")
+        if path.is_file()
+    ]
+    seconds = {record["rule"]: record["endtime"] - record["starttime"] for record in kept}
+    assert {"train", "evaluate"} <= seconds.keys() and min(seconds.values()) > 0, seconds
+    assert min(seconds["train"], seconds["evaluate"]) > 0.5, seconds
 
 
 @pytest.mark.slow

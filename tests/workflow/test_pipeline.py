@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -227,12 +228,6 @@ def test_scripts_run_without_snakemake(folder):
     assert json.loads((folder / "again.json").read_text())["verdicts_sha256"] == record["verdicts_sha256"]
 
 
-def test_the_tables_are_printed(folder):
-    command = [sys.executable, "workflow/scripts/print_tables.py", "--output", "results/tiny"]
-    shown = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
-    assert "ReLU" in shown and "KAF" in shown
-
-
 def test_the_report_opens_in_a_browser(folder, tmp_path):
     """Made in an environment that holds what `make venv` installs, and no more."""
     make_venv(folder)
@@ -262,6 +257,33 @@ def test_the_report_opens_in_a_browser(folder, tmp_path):
         timeout=120,
     )
     assert "Tables" in shown.stdout and "Plots" in shown.stdout
+
+
+@pytest.mark.parametrize("conda", [False, True])
+def test_the_python_of_the_jobs(tmp_path, conda):
+    """The one that runs snakemake, which is not in PATH; with --use-conda that of the job's environment.
+
+    Conda puts its folder where that of the environment before was: behind an activated .venv.
+    """
+    folder = copy_repository(tmp_path / "repository")
+    (folder / "asked.smk").write_text('include: "Snakefile"\nprint("PREFIX:", shell._process_prefix)\n')
+    # where there is no conda it ends after this line
+    said = snakemake(folder, "-n", "--snakefile", "asked.smk", *["--use-conda"] * conda, check=False).stdout
+    (prefix,) = re.findall("^PREFIX: (.*)$", said, re.MULTILINE)
+    for name in ("venv", "job"):
+        python = tmp_path / name / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f"#!/bin/sh\necho {name}\n")
+        python.chmod(0o755)
+    path = os.pathsep.join([f"{tmp_path}/venv/bin", f"{tmp_path}/job/bin", ENVIRONMENT["PATH"]])
+    found = subprocess.run(
+        ["bash", "-c", f"{prefix} exec python -c 'import sys; print(sys.executable)'"],
+        env={"PATH": path, "CONDA_PREFIX": str(tmp_path / "job")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == f"{'job' if conda else sys.executable}\n"
 
 
 # -- the configuration as it stands

@@ -37,8 +37,8 @@ PLANNED = {
 ELSEWHERE = {
     "make test": "what runs this",
     "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
-    "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
+    "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
         "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"
     ),
@@ -49,7 +49,7 @@ ELSEWHERE = {
     "git clone <this repository> /shared/kafnets && cd /shared/kafnets": "an address of yours",
     "$EDITOR profiles/slurm/config.yaml": "an editor",
     "python workflow/scripts/print_tables.py --output results": (
-        "tests/workflow/test_pipeline.py::test_the_tables_are_printed"
+        "tests/unit/test_tables.py::test_the_scripts_write_and_print_the_table"
     ),
     "pip install .": "the package: tests/unit/test_wheel.py",
     "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
