@@ -413,7 +413,7 @@ def test_the_reference_results_are_what_the_checks_say():
     assert heads == [table.HEADS[check.name] for check in checks.CHECKS]
     assert bounds == [table._bound(check) for check in checks.CHECKS]
     assert images == [table._allowed(check, 100) for check in checks.CHECKS]
-    with open(folder / "published.csv") as file:
+    with open(folder / "published.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:
         for check in checks.CHECKS:
