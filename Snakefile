@@ -30,23 +30,23 @@ include: "workflow/rules/report.smk"
 rule all:
     default_target: True
     input:
-        SUMMARY,
-        TABLES,
-        PLOTS,
-        CARD_TABLES,
-        CARD_PLOTS,
+        GRID.summary,
+        GRID.tables,
+        GRID.plots,
+        GRID.card_tables,
+        GRID.card_plots,
 
 
 rule models:
     input:
-        [training_files(cell)["record"] for cell in CELLS],
+        GRID.models,
 
 
 rule evaluations:
     input:
-        EVALUATION_RECORDS,
+        GRID.evaluations,
 
 
 rule lr_range:
     input:
-        LR_RANGE_PLOTS,
+        GRID.lr_range_plots,

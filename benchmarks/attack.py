@@ -21,15 +21,15 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
-from kafnets import records
 from kafnets.attacks import pgd
-from kafnets.attacks.common import is_correct, predict
+from kafnets.attacks.base import is_correct, predict
 from kafnets.data import load, prepare_digits
-from kafnets.device import resolve
-from kafnets.evaluation import evaluate, synchronize
-from kafnets.files import write_json
+from kafnets.evaluation.judge import evaluate, synchronize
 from kafnets.models import create_model, load_model
-from kafnets.training.adversaries import fbf
+from kafnets.runtime import records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.files import write_json
+from kafnets.training.methods.fbf import fbf
 
 
 def main():

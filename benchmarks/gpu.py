@@ -22,15 +22,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
-from kafnets import KAF, cli, records
-from kafnets.activations import gpu
-from kafnets.activations.functional import kaf
+from kafnets import KAF
+from kafnets.activations.kaf import gpu
+from kafnets.activations.kaf.functional import kaf
 from kafnets.attacks import pgd
-from kafnets.device import resolve
-from kafnets.evaluation import IDENTITY
-from kafnets.files import read_json, write_json
+from kafnets.evaluation.judge import IDENTITY
 from kafnets.models import create_model
-from kafnets.training.graph import WARM_UP, computing_on
+from kafnets.runtime import cli, records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.files import read_json, write_json
+from kafnets.runtime.graphs import WARM_UP, computing_on
 from kafnets.training.loop import Training
 
 from .training import BATCH, RATE, random_images, settings

@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
-from kafnets import records
-from kafnets.files import write_json
+from kafnets.runtime import records
+from kafnets.runtime.files import write_json
 
 ROOT = Path(__file__).parents[1]
 CELLS_PER_SEED = 15

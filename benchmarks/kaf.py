@@ -24,9 +24,9 @@ from torch.autograd.graph import saved_tensors_hooks
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
 from kafnets import KAF
-from kafnets.activations.functional import active_backend, kaf_plain
-from kafnets.files import write_json
-from kafnets.records import environment
+from kafnets.activations.kaf.functional import active_backend, kaf_plain
+from kafnets.runtime.files import write_json
+from kafnets.runtime.records import environment
 
 SHAPES = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
 FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}

@@ -30,15 +30,15 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
-from kafnets import records
 from kafnets.data import Dataset, load
-from kafnets.device import resolve
-from kafnets.evaluation import synchronize
-from kafnets.files import write_json
+from kafnets.evaluation.judge import synchronize
 from kafnets.models import create_model
+from kafnets.runtime import records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.files import write_json
+from kafnets.runtime.graphs import computing_on
 from kafnets.training import train
 from kafnets.training.augmentation import crop_flip
-from kafnets.training.graph import computing_on
 from kafnets.training.loop import PRECISIONS, Training
 
 BATCH = 128

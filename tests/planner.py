@@ -53,7 +53,6 @@ def call(folder, log, arguments):
 
 def serve():
     import jsonschema  # noqa: F401
-    import kafnets.validation  # noqa: F401
     import smart_open  # noqa: F401
     from snakemake.cli import get_argument_parser
 

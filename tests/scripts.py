@@ -9,7 +9,7 @@ import sys
 import time
 
 import yaml
-from kafnets.config import evaluation_settings, training_settings
+from kafnets.config.slices import evaluation_settings, training_settings
 
 from tests.repository import ROOT, TINY
 

@@ -6,10 +6,10 @@ import subprocess
 import time
 
 import pytest
-from kafnets import summary
-from kafnets.config import card_settings, evaluation_settings, lr_range_settings, training_settings
+from kafnets.config.slices import card_settings, evaluation_settings, lr_range_settings, training_settings
 from kafnets.data import prepare_digits, save
-from kafnets.files import write_sealed
+from kafnets.report import summary
+from kafnets.runtime.files import write_sealed
 
 from tests.repository import REQUIRED
 from tests.scripts import call, complete, config, evaluation_arguments, outcome

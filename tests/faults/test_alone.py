@@ -8,7 +8,7 @@ import signal
 import time
 
 import pytest
-from kafnets.files import alone, atomic_path
+from kafnets.runtime.files import alone, atomic_path
 
 from tests.scripts import call, complete, dying, evaluation_arguments, log_of, outcome, script, start, until
 

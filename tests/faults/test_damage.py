@@ -6,11 +6,11 @@ import random
 import shutil
 
 import pytest
-from kafnets import summary
 from kafnets.data import load
 from kafnets.diagnostics import reading
-from kafnets.errors import UserError
-from kafnets.files import read_json, sha256
+from kafnets.report import summary
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import read_json, sha256
 
 from tests.scripts import call, complete, evaluation_arguments, sources
 

@@ -4,8 +4,8 @@ import json
 import subprocess
 
 import pytest
-from kafnets.config import table_settings
-from kafnets.files import sha256
+from kafnets.config.slices import table_settings
+from kafnets.runtime.files import sha256
 from safetensors import safe_open
 
 from tests.faults.conftest import card_arguments, lr_range_arguments

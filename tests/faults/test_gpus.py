@@ -5,7 +5,7 @@ import os
 import signal
 
 import pytest
-from kafnets import device
+from kafnets.runtime import device
 
 GPUS = ["GPU-a", "GPU-b", "GPU-c"]
 

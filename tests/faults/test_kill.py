@@ -13,7 +13,7 @@ import time
 
 import pytest
 import torch
-from kafnets.config import training_settings
+from kafnets.config.slices import training_settings
 from kafnets.data import load
 from kafnets.training import loop
 

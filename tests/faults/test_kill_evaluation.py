@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from kafnets import evaluation
+from kafnets.evaluation import judge as evaluation
 
 from tests.scripts import call, config, evaluation_arguments, script, start, until
 

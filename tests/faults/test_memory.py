@@ -5,10 +5,10 @@ import signal
 import pytest
 import torch
 from kafnets.data import load
-from kafnets.errors import UserError, is_out_of_memory
-from kafnets.evaluation import Memory, evaluate
-from kafnets.interruption import Interrupted
+from kafnets.evaluation.judge import Memory, evaluate
 from kafnets.models import create_model
+from kafnets.runtime.errors import UserError, is_out_of_memory
+from kafnets.runtime.interruption import Interrupted
 from kafnets.training import loop
 from torch import nn
 
@@ -90,7 +90,7 @@ def test_an_attacks_batch_is_halved_until_it_fits(data, tally, capsys, attack):
 
 
 class StopAfter:
-    """A signal that comes in the pass of this number; see `kafnets.interruption.SignalFlag`."""
+    """A signal that comes in the pass of this number; see `kafnets.runtime.interruption.SignalFlag`."""
 
     def __init__(self, passes):
         self.left = passes

@@ -2,7 +2,7 @@
 
 import numpy
 from kafnets.diagnostics.checks import judge
-from kafnets.files import sha256, write_json
+from kafnets.runtime.files import sha256, write_json
 from safetensors.numpy import save_file
 
 EXAMPLES, PICTURES, LAYERS, BINS = 50, 3, 7, 60

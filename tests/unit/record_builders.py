@@ -4,7 +4,7 @@ import csv
 import json
 
 import numpy
-from kafnets.files import sha256, write_json, write_sealed
+from kafnets.runtime.files import sha256, write_json, write_sealed
 from safetensors.numpy import save_file
 
 EXAMPLES = 200

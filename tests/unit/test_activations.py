@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from kafnets import KAF, create_activation
-from kafnets.activations import functional
-from kafnets.errors import UserError
+from kafnets.activations.kaf import functional
 from kafnets.registry import ACTIVATIONS
+from kafnets.runtime.errors import UserError
 from torch import library
 from torch.autograd.graph import saved_tensors_hooks
 

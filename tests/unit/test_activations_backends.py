@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from kafnets import KAF
-from kafnets.activations import cpu, functional, gpu
+from kafnets.activations.kaf import cpu, functional, gpu
 from kafnets.data import prepare_digits, save
 from kafnets.models import create_model, save_model
 
@@ -259,7 +259,7 @@ def test_triton_kernels_in_the_interpreter():
 def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, order, side_by_side):
     compiler = pytest.importorskip("triton.compiler")
     target = pytest.importorskip("triton.backends.compiler").GPUTarget("cuda", 90, 32)
-    from kafnets.activations import triton_kernels
+    from kafnets.activations.kaf import triton_kernels
 
     x = torch.empty(2, 16, 8, 8)
     if side_by_side:

@@ -9,17 +9,10 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from kafnets import KAF, create_activation
-from kafnets.activations import functional
-from kafnets.activations.kaf import (
-    BANDWIDTHS,
-    BOUNDARIES,
-    HALF_NUMBERS,
-    MOST_POINTS,
-    MOST_STD,
-    RIDGES,
-)
-from kafnets.errors import UserError
+from kafnets.activations.kaf import functional
+from kafnets.activations.kaf.layer import BANDWIDTHS, BOUNDARIES, HALF_NUMBERS, MOST_POINTS, MOST_STD, RIDGES
 from kafnets.registry import ACTIVATIONS, is_trainable
+from kafnets.runtime.errors import UserError
 
 FIXED = [name for name in ACTIVATIONS if not is_trainable(name)]
 BOUNDS = {"boundary": BOUNDARIES, "bandwidth": BANDWIDTHS, "std": (0, MOST_STD), "ridge": RIDGES}

@@ -8,7 +8,7 @@ import joblib
 import pytest
 import torch
 from kafnets import KAF, create_activation, create_model
-from kafnets.activations import functional
+from kafnets.activations.kaf import functional
 from torch import nn
 
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from kafnets import KAF, create_model
-from kafnets.activations import functional
+from kafnets.activations.kaf import functional
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx

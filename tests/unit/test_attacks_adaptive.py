@@ -7,10 +7,10 @@ import pytest
 import torch
 from attack_cases import EPS, STEP, a_set, check_witnesses, small_net
 from kafnets import KAF, create_model
-from kafnets.activations.functional import kaf_plain
+from kafnets.activations.kaf.functional import kaf_plain
 from kafnets.attacks import adaptive_pgd, pgd, transfer
 from kafnets.attacks.adaptive import with_surrogates
-from kafnets.folding import folded
+from kafnets.evaluation.folding import folded
 from torch import nn
 
 BACKWARDS = ("wider", "silu", "differences")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from attack_cases import EPS, STEP, a_set, small_net
 from kafnets import attacks
-from kafnets.attacks import pgd, standard
-from kafnets.attacks.common import HALVES, into_ball
+from kafnets.attacks import auto_attack as standard
+from kafnets.attacks import pgd
+from kafnets.attacks.base import HALVES, into_ball
 from kafnets.registry import ATTACKS
 from torch import nn
 from torch.nn import functional

@@ -3,7 +3,10 @@
 import pytest
 import torch
 from attack_cases import EPS, STEP, a_set, check_witnesses, small_net
-from kafnets.attacks import blind, minimal, pgd, standard
+from kafnets.attacks import auto_attack as standard
+from kafnets.attacks import black_box as blind
+from kafnets.attacks import minimum_norm as minimal
+from kafnets.attacks import pgd
 from torch import nn
 
 

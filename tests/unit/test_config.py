@@ -16,7 +16,8 @@ import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from kafnets import registry
-from kafnets.config import (
+from kafnets.config.checks import typed, validate
+from kafnets.config.slices import (
     card_settings,
     cells,
     evaluation_settings,
@@ -27,10 +28,9 @@ from kafnets.config import (
     training_settings,
     worst_case_attacks,
 )
-from kafnets.driver import has_gpu
-from kafnets.errors import UserError
-from kafnets.reasons import as_params
-from kafnets.validation import typed, validate
+from kafnets.pipeline.params import as_params
+from kafnets.runtime.driver import has_gpu
+from kafnets.runtime.errors import UserError
 from snakemake.utils import update_config
 
 from tests.planner import Planner
@@ -960,7 +960,7 @@ def test_validation_is_quick_and_without_torch():
     code = (
         "import sys, time, yaml; from pathlib import Path\n"
         "config = yaml.safe_load(Path('config.yaml').read_text()); start = time.process_time()\n"
-        "from kafnets.validation import validate\n"
+        "from kafnets.config.checks import validate\n"
         "validate(config, 'workflow/schemas/config.schema.yaml', 'workflow/resources/thesis_results.yaml')\n"
         "print(time.process_time() - start, 'torch' in sys.modules)"
     )
@@ -1172,7 +1172,7 @@ def test_a_gpu_is_there_if_the_driver_says_so(tmp_path, status, count, expected)
         "PYTHONPATH": str(ROOT / "workflow/scripts"),
         "LD_LIBRARY_PATH": str(tmp_path),
     }
-    code = "from kafnets.driver import has_gpu; print(has_gpu())"
+    code = "from kafnets.runtime.driver import has_gpu; print(has_gpu())"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stdout.strip() == str(expected), done.stderr
 

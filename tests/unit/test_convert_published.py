@@ -10,7 +10,7 @@ from pathlib import Path
 
 import convert_published
 import pytest
-from kafnets.errors import UserError
+from kafnets.runtime.errors import UserError
 
 SCRIPT = Path(convert_published.__file__)
 FILES = {"variables.index": b"index " * 20, "variables.data-00000-of-00001": bytes(range(256)) * 2}

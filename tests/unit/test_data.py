@@ -17,10 +17,11 @@ import numpy as np
 import prepare_data
 import pytest
 import torch
-from kafnets import cli, data, registry
+from kafnets import data, registry
 from kafnets.data.cifar10 import FOLDER, MAXIMUM_MEMBERS, MEMBERS, Member
 from kafnets.data.dataset import TENSORS, balanced_order
-from kafnets.errors import UserError
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
 
 SCRIPTS = Path(prepare_data.__file__).parent
 BATCH = 30

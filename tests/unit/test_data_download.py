@@ -20,9 +20,9 @@ import download_cifar10
 import download_published
 import pytest
 import yaml
-from kafnets import cli
 from kafnets.data.download import ORIGINS, DownloadError, _Failure, _origin, _Progress, _SameHost, download
-from kafnets.errors import UserError
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
 from torchvision.datasets import CIFAR10
 
 CONTENT = random.Random(0).randbytes(300_000)

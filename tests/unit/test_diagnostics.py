@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 from card_builder import measured, write_card
-from kafnets import summary, tables
 from kafnets.activations import create_activation
-from kafnets.diagnostics import card, checks, gradients, layers, reading, table
-from kafnets.errors import UserError
-from kafnets.files import write_json
+from kafnets.diagnostics import card, checks, gradients, layers, reading
 from kafnets.models import create_model, save_model
+from kafnets.report import cards as table
+from kafnets.report import summary, tables
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import write_json
 from record_builders import ATTACKS, Results
 from torch import nn
 from torch.nn import functional

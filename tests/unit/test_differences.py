@@ -5,10 +5,10 @@ import io
 
 import numpy
 import pytest
-from kafnets import differences, sheets, summary
-from kafnets.errors import UserError
-from kafnets.files import sha256
-from kafnets.statistics import compare, holm
+from kafnets.report import differences, sheets, summary
+from kafnets.report.statistics import compare, holm
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import sha256
 from record_builders import EXAMPLES, Results, edit_json, first
 from safetensors.numpy import save_file
 from scipy.stats import binom

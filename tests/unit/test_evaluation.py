@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from kafnets import evaluation
 from kafnets.attacks import pgd
 from kafnets.data import Dataset, save
-from kafnets.errors import UserError
-from kafnets.evaluation import evaluate, vanishing_gradients
-from kafnets.files import sha256, write_json
+from kafnets.evaluation import judge as evaluation
+from kafnets.evaluation.judge import evaluate, vanishing_gradients
 from kafnets.models import create_model, save_model
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import sha256, write_json
 from safetensors.torch import load_file
 from torch import nn
 

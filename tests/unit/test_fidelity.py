@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from kafnets.activations.functional import active_backend, get_backend, set_backend
+from kafnets.activations.kaf.functional import active_backend, get_backend, set_backend
 from kafnets.data import prepare_digits
 from kafnets.training import train
 

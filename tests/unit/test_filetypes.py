@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from kafnets import create_model, load_model, load_state_dict, published, registry, save_model
-from kafnets.errors import UserError
+from kafnets.runtime.errors import UserError
 from safetensors.torch import save
 from torch import nn
 

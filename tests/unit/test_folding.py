@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kafnets.folding import folded
+from kafnets.evaluation.folding import folded
 from kafnets.models import create_model
 from torch import nn
 

@@ -6,7 +6,7 @@ import numpy
 import pytest
 import torch
 from kafnets import KAF, create_model
-from kafnets.folding import folded
+from kafnets.evaluation.folding import folded
 
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
 

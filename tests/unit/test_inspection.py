@@ -3,10 +3,10 @@
 import pytest
 import torch
 from kafnets.attacks import Expectation, pgd
-from kafnets.errors import UserError
-from kafnets.evaluation import evaluate
-from kafnets.folding import folded
-from kafnets.inspection import check_judgeable, depends_on_the_batch, fast_copy, is_random
+from kafnets.evaluation.folding import folded
+from kafnets.evaluation.inspection import check_judgeable, depends_on_the_batch, fast_copy, is_random
+from kafnets.evaluation.judge import evaluate
+from kafnets.runtime.errors import UserError
 from torch import nn
 from torch.nn import functional
 
@@ -164,7 +164,7 @@ def test_a_copy_that_differs_is_dropped(spoil, said, monkeypatch):
         spoil(copy)
         return copy
 
-    monkeypatch.setattr("kafnets.inspection.folded", spoiled)
+    monkeypatch.setattr("kafnets.evaluation.inspection.folded", spoiled)
     net = made("plain")
     attacked, why = fast_copy(net, images())
     assert attacked is net and said in why and "24" in why

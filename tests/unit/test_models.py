@@ -3,8 +3,8 @@ from itertools import pairwise
 import pytest
 import torch
 from kafnets import create_model, load_model, save_model
-from kafnets.errors import UserError
 from kafnets.models.resnet import SameConv2d
+from kafnets.runtime.errors import UserError
 from kafnets.training.loop import count_parameters
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -254,6 +254,6 @@ def test_importing_the_library_leaves_torch_alone():
     import subprocess
     import sys
 
-    code = "import sys, kafnets, kafnets.config, kafnets.registry; sys.exit('torch' in sys.modules)"
+    code = "import sys, kafnets, kafnets.config.slices, kafnets.registry; sys.exit('torch' in sys.modules)"
     path = str(__import__("pathlib").Path(__file__).parents[2] / "workflow" / "scripts")
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": path})

@@ -11,11 +11,12 @@ import matplotlib
 import numpy
 import pytest
 import torch
-from kafnets import registry, summary
-from kafnets.errors import UserError
-from kafnets.files import sha256, write_json
+from kafnets import registry
 from kafnets.models import create_model, save_model
-from kafnets.plots import history, iterations, kafs, lr_range, names, schedule, style, tradeoff
+from kafnets.report import summary
+from kafnets.report.plots import history, iterations, kafs, lr_range, names, schedule, style, tradeoff
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import sha256, write_json
 from kafnets.training import initial_model
 from matplotlib import pyplot
 from PIL import Image

@@ -10,8 +10,8 @@ import numpy
 import pytest
 from card_builder import CARD, CLASSES, PICTURES, write_card
 from kafnets.diagnostics import reading
-from kafnets.errors import UserError
-from kafnets.plots import classes, depth, layers, pictures, radii, style
+from kafnets.report.plots import classes, depth, layers, pictures, radii, style
+from kafnets.runtime.errors import UserError
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from plot_classes import by_class

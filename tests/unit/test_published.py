@@ -7,9 +7,9 @@ import pytest
 import torch
 from kafnets import published, registry
 from kafnets.data.cifar10 import prepare_cifar10
-from kafnets.errors import UserError
-from kafnets.files import sha256
 from kafnets.models import load_model, save_model
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import sha256
 from safetensors.torch import load_file, save_file
 
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from kafnets import files, records
-from kafnets.errors import UserError
+from kafnets.runtime import files, records
+from kafnets.runtime.errors import UserError
 
 from tests.repository import ROOT
 

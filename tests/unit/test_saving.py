@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from kafnets import create_model, load_model, save_model
-from kafnets.errors import UserError
 from kafnets.models.resnet import ResNet
+from kafnets.runtime.errors import UserError
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 from torch.optim.swa_utils import AveragedModel

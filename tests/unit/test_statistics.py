@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kafnets.statistics import compare_all, holm, mcnemar, paired_bootstrap, wilson, worst_case
+from kafnets.report.statistics import compare_all, holm, mcnemar, paired_bootstrap, wilson, worst_case
 from scipy.stats import binom
 
 

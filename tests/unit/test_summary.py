@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from kafnets import summary
-from kafnets.errors import UserError
-from kafnets.files import write_sealed
+from kafnets.report import summary
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import write_sealed
 from record_builders import EXAMPLES, Results, edit_json, first
 from safetensors.numpy import save_file
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy
 import pytest
-from kafnets import marks, sheets, summary, tables
-from kafnets.errors import UserError
-from kafnets.files import sha256
+from kafnets.report import marks, sheets, summary, tables
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import sha256
 from record_builders import ATTACKS, Results, edit_json
 from safetensors.numpy import save_file
 

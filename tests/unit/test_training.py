@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from kafnets import checkpoint
 from kafnets.data import Dataset
-from kafnets.errors import UserError
-from kafnets.interruption import Interrupted
 from kafnets.models import create_model
+from kafnets.runtime import checkpoint
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.interruption import Interrupted
 from kafnets.training import monitor, nonfinite, train
-from kafnets.training.adversaries import fbf, no_adversary
 from kafnets.training.augmentation import crop_flip
 from kafnets.training.loop import Training, initial_model, parameter_groups, run_fingerprint
 from kafnets.training.lr_range import lr_range, suggest
+from kafnets.training.methods.fbf import fbf, no_adversary
 from kafnets.training.monitor import catastrophic_overfitting, probe
 from kafnets.training.schedule import exponential, learning_rates
 from torch import nn

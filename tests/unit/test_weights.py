@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from kafnets import create_model, load_model, load_state_dict, save_model
-from kafnets.errors import UserError
+from kafnets.runtime.errors import UserError
 from safetensors.torch import save_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel

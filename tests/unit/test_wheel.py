@@ -17,7 +17,7 @@ from tests.imports import SCRIPTS
 from tests.repository import ENVIRONMENT, ROOT, copy_repository
 
 LIBRARY = sorted((SCRIPTS / "kafnets").rglob("*.py"))
-PLOTS = "kafnets.plots"
+PLOTS = "kafnets.report.plots"
 # What a file imports that asks first whether it is there.
 ASKED_FOR = {"triton"}
 HOMES = metadata.packages_distributions()

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kafnets import differences, sheets, statistics, summary, tables
+from kafnets.report import differences, sheets, statistics, summary, tables
 
 PUBLISHED = Path(__file__).parents[2] / "workflow" / "resources" / "thesis_results.yaml"
 ATTACK = {"eps": "8/255", "step": "2/255", "iterations": 50, "restarts": 10}

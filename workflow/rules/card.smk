@@ -18,11 +18,10 @@ rule card:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
-        sources=lambda wildcards: card_sources(wildcards, "model"),
-        source_records=lambda wildcards: card_sources(wildcards, "record"),
+        sources=lambda wildcards: GRID.card_sources(wildcards, "model"),
+        source_records=lambda wildcards: GRID.card_sources(wildcards, "record"),
         data=prepared_data,
-        data_record=prepared_record,
-        script=f"{SCRIPT}/card.py",
+        data_record=GRID.prepared_record,
     output:
         record=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.json",
         tensors=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.safetensors",
@@ -44,9 +43,9 @@ rule card:
         settings=lambda wildcards, output: json.dumps(
             card_settings(config, **wildcards)
         ),
-        code=CARD_CODE,
+        code=GRID.card_code,
     shell:
-        "exec python {input.script:q} --settings {params.settings:q} --model {input.model:q}"
+        "exec python {SCRIPT:q}/card.py --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --data {input.data:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q}"
         " --record {output.record:q} --tensors {output.tensors:q} --batch-size {resources.batch_size}"
@@ -55,10 +54,7 @@ rule card:
 
 rule render_cards:
     input:
-        cards=cards,
-        script=f"{SCRIPT}/render_cards.py",
-        library=REPORT_LIBRARY
-        + library(*CARD_READING, "diagnostics/table.py", "diagnostics/checks.py"),
+        cards=GRID.cards,
     output:
         csv=report(
             f"{OUT}/cards/{{experiment}}.csv",
@@ -77,17 +73,16 @@ rule render_cards:
         mem_mb=2000,
         runtime="30m",
     params:
+        code=code.of_step("render_cards.py"),
         title=lambda wildcards: config["experiments"][wildcards.experiment]["title"],
     shell:
-        "python {input.script:q} --cards {input.cards:q} --title {params.title:q}"
+        "python {SCRIPT:q}/render_cards.py --cards {input.cards:q} --title {params.title:q}"
         " --csv {output.csv:q} --md {output.md:q} >> {log:q} 2>&1"
 
 
 rule plot_radii:
     input:
-        cards=cards,
-        script=f"{SCRIPT}/plot_radii.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/radii.py"),
+        cards=GRID.cards,
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/radii.pdf",
@@ -108,16 +103,16 @@ rule plot_radii:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_radii.py"),
     shell:
-        "python {input.script:q} --cards {input.cards:q}"
+        "python {SCRIPT:q}/plot_radii.py --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_depth:
     input:
-        cards=first_cards,
-        script=f"{SCRIPT}/plot_depth.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/depth.py"),
+        cards=GRID.first_cards,
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/depth.pdf",
@@ -138,17 +133,17 @@ rule plot_depth:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_depth.py"),
     shell:
-        "python {input.script:q} --cards {input.cards:q}"
+        "python {SCRIPT:q}/plot_depth.py --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_saliency:
     input:
-        cards=saliency_cards,
-        tensors=lambda wildcards: saliency_cards(wildcards, "tensors"),
-        script=f"{SCRIPT}/plot_saliency.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/pictures.py"),
+        cards=GRID.saliency_cards,
+        tensors=lambda wildcards: GRID.saliency_cards(wildcards, "tensors"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/saliency.pdf",
@@ -169,17 +164,17 @@ rule plot_saliency:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_saliency.py"),
     shell:
-        "python {input.script:q} --cards {input.cards:q}"
+        "python {SCRIPT:q}/plot_saliency.py --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_landscapes:
     input:
-        cards=first_cards,
-        tensors=lambda wildcards: first_cards(wildcards, "tensors"),
-        script=f"{SCRIPT}/plot_landscapes.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/pictures.py"),
+        cards=GRID.first_cards,
+        tensors=lambda wildcards: GRID.first_cards(wildcards, "tensors"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/landscapes.pdf",
@@ -200,8 +195,10 @@ rule plot_landscapes:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_landscapes.py"),
     shell:
-        "python {input.script:q} --cards {input.cards:q}"
+        "python {SCRIPT:q}/plot_landscapes.py --cards {input.cards:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
@@ -209,8 +206,6 @@ rule plot_gallery:
     input:
         card=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.json",
         tensors=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.safetensors",
-        script=f"{SCRIPT}/plot_gallery.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/pictures.py"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/gallery_{{activation}}_seed{{seed}}.pdf",
@@ -231,8 +226,10 @@ rule plot_gallery:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_gallery.py"),
     shell:
-        "python {input.script:q} --card {input.card:q}"
+        "python {SCRIPT:q}/plot_gallery.py --card {input.card:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
@@ -240,8 +237,6 @@ rule plot_layers:
     input:
         card=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.json",
         tensors=f"{OUT}/cards/{{experiment}}/{{activation}}/seed{{seed}}.safetensors",
-        script=f"{SCRIPT}/plot_layers.py",
-        library=PLOT_BASE + library(*CARD_READING, "plots/layers.py"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/layers_{{activation}}_seed{{seed}}.pdf",
@@ -262,6 +257,8 @@ rule plot_layers:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_layers.py"),
     shell:
-        "python {input.script:q} --card {input.card:q}"
+        "python {SCRIPT:q}/plot_layers.py --card {input.card:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"

@@ -9,11 +9,10 @@ rule evaluate:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         model_record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
-        sources=lambda wildcards: source_files(wildcards, "model"),
-        source_records=lambda wildcards: source_files(wildcards, "record"),
+        sources=lambda wildcards: GRID.source_files(wildcards, "model"),
+        source_records=lambda wildcards: GRID.source_files(wildcards, "record"),
         data=prepared_data,
-        data_record=prepared_record,
-        script=f"{SCRIPT}/evaluate.py",
+        data_record=GRID.prepared_record,
     output:
         record=f"{OUT}/evaluations/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.json",
         verdicts=f"{OUT}/evaluations/{{experiment}}/{{activation}}/seed{{seed}}/{{attack}}.safetensors",
@@ -32,9 +31,9 @@ rule evaluate:
         runtime="6h",
     params:
         settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
-        code=lambda wildcards: attack_code(wildcards.attack),
+        code=GRID.evaluation_code,
     shell:
-        "exec python {input.script:q} --settings {params.settings:q} --model {input.model:q}"
+        "exec python {SCRIPT:q}/evaluate.py --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"

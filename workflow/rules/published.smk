@@ -2,12 +2,25 @@
 #   in:  the author's archives (downloaded and converted), or the converted files in data.published.source
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
 
-IMPORT_CODE = code(
-    [f"{SCRIPT}/import_published.py"]
-    + BASE_LIBRARY
-    + MODEL_LIBRARY
-    + library("published.py")
-)
+
+def published_archive(wildcards):
+    """Where an archive of the thesis's author is, as options of download_published.py."""
+    published = config["data"]["published"]
+    name = registry.PUBLISHED[wildcards.activation]
+    archive = published["archives"][wildcards.activation]
+    return [
+        *("--url", f"{published['url']}/{name}.zip"),
+        *("--bytes", str(archive["bytes"])),
+        *("--sha256", archive["sha256"]),
+    ]
+
+
+def published_weights(wildcards):
+    """The converted weights of one row: in the folder that the configuration names, or made here."""
+    source = config["data"]["published"]["source"]
+    if source is None:
+        return f"{OUT}/data/published/{wildcards.activation}.safetensors"
+    return f"{source}/{registry.PUBLISHED[wildcards.activation]}.safetensors"
 
 
 localrules:
@@ -17,8 +30,6 @@ localrules:
 
 
 rule download_published:
-    input:
-        script=f"{SCRIPT}/download_published.py",
     output:
         f"{OUT}/data/raw/published/{{activation}}.zip",
     log:
@@ -33,21 +44,12 @@ rule download_published:
     params:
         archive=published_archive,
     shell:
-        "python {input.script:q} {params.archive:q} --output {output:q} >> {log:q} 2>&1"
+        "python {SCRIPT:q}/download_published.py {params.archive:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule convert_published:
     input:
         archive=f"{OUT}/data/raw/published/{{activation}}.zip",
-        script=f"{SCRIPT}/convert_published.py",
-        library=library(
-            "published.py",
-            "registry.py",
-            "files.py",
-            "filetypes.py",
-            "errors.py",
-            "cli.py",
-        ),
     output:
         f"{OUT}/data/published/{{activation}}.safetensors",
     log:
@@ -60,18 +62,18 @@ rule convert_published:
         mem_mb=4000,
         runtime="30m",
     params:
+        code=code.of_step("convert_published.py"),
         sha256=lambda wildcards: config["data"]["published"]["archives"][
             wildcards.activation
         ]["sha256"],
     shell:
-        "python {input.script:q} --row {wildcards.activation} --archive {input.archive:q}"
+        "python {SCRIPT:q}/convert_published.py --row {wildcards.activation} --archive {input.archive:q}"
         " --sha256 {params.sha256:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule import_published:
     input:
         weights=published_weights,
-        script=f"{SCRIPT}/import_published.py",
     output:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
@@ -80,7 +82,7 @@ rule import_published:
     benchmark:
         f"{OUT}/benchmarks/published/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
     wildcard_constraints:
-        experiment=one_of(PUBLISHED_EXPERIMENTS),
+        experiment=one_of(GRID.published),
     conda:
         "../../envs/train.yaml"
     resources:
@@ -88,7 +90,7 @@ rule import_published:
         runtime="30m",
     params:
         settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
-        code=code_of_cell(IMPORT_CODE),
+        code=GRID.training_code("import_published.py"),
     shell:
-        "python {input.script:q} --settings {params.settings:q} --weights {input.weights:q}"
+        "python {SCRIPT:q}/import_published.py --settings {params.settings:q} --weights {input.weights:q}"
         " --model {output.model:q} --record {output.record:q} --code {params.code:q} >> {log:q} 2>&1"

@@ -22,17 +22,17 @@ localrules:
 # A list of ten thousand files does not fit on a command line.
 rule list_cells:
     output:
-        manifest=MANIFEST,
-        seal=MANIFEST + SEAL,
+        manifest=GRID.manifest_file,
+        seal=GRID.manifest_file + SEAL,
     log:
         f"{OUT}/logs/report/list_cells.log",
     params:
         # of a text of a line a cell, which as a param would be printed whole
-        cells=f"cells: of checksum {checksum(manifest())}",
+        cells=f"cells: of checksum {checksum(GRID.manifest())}",
     run:
-        write_sealed(output.manifest, manifest())
+        write_sealed(output.manifest, GRID.manifest())
         Path(log[0]).write_text(
-            f"{output.manifest}: {len(CELLS)} lines\n", encoding="utf-8"
+            f"{output.manifest}: {len(GRID.cells)} lines\n", encoding="utf-8"
         )
 
 
@@ -40,39 +40,38 @@ rule list_cells:
 # makes none.
 rule partial:
     input:
-        manifest=MANIFEST,
+        manifest=GRID.manifest_file,
         published=PUBLISHED,
-        script=f"{SCRIPT}/partial.py",
-        library=REPORT_LIBRARY,
     log:
         f"{OUT}/logs/report/partial.log",
     conda:
         "../../envs/report.yaml"
     params:
+        code=code.of_step("partial.py"),
         settings=json.dumps(
             {name: table_settings(config, name) for name in config["run"]}
         ),
         folder=f"{OUT}/partial",
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --settings {params.settings:q}"
+        "python {SCRIPT:q}/partial.py --manifest {input.manifest:q} --settings {params.settings:q}"
         " --published {input.published:q} --output {params.folder:q} 2>> {log:q}"
 
 
 rule aggregate:
     input:
-        manifest=MANIFEST,
-        training=[path for cell in CELLS for path in training_files(cell).values()],
-        evaluations=EVALUATION_RECORDS,
-        script=f"{SCRIPT}/aggregate.py",
-        library=REPORT_LIBRARY,
+        manifest=GRID.manifest_file,
+        training=[
+            path for cell in GRID.cells for path in GRID.training_files(cell).values()
+        ],
+        evaluations=GRID.evaluations,
     output:
         summary=report(
-            SUMMARY,
+            GRID.summary,
             caption="../report/summary.rst",
             category="Numbers",
             labels={"table": "all runs and attacks"},
         ),
-        seal=SUMMARY + SEAL,
+        seal=GRID.summary + SEAL,
     log:
         f"{OUT}/logs/report/aggregate.log",
     benchmark:
@@ -82,19 +81,19 @@ rule aggregate:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("aggregate.py"),
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --output {output.summary:q} >> {log:q} 2>&1"
+        "python {SCRIPT:q}/aggregate.py --manifest {input.manifest:q} --output {output.summary:q} >> {log:q} 2>&1"
 
 
 rule render_tables:
     input:
-        summary=SUMMARY,
-        manifest=MANIFEST,
-        verdicts=compared_verdicts,
+        summary=GRID.summary,
+        manifest=GRID.manifest_file,
+        verdicts=GRID.compared_verdicts,
         published=PUBLISHED,
-        cards=cards,
-        script=f"{SCRIPT}/render_tables.py",
-        library=REPORT_LIBRARY + library(*CARD_READING),
+        cards=GRID.cards,
     output:
         report(
             f"{OUT}/tables/{{experiment}}.csv",
@@ -129,11 +128,12 @@ rule render_tables:
         mem_mb=2000,
         runtime="30m",
     params:
-        **as_params(settings_of_tables),
-        settings=lambda wildcards, output: json.dumps(settings_of_tables(wildcards)),
+        **as_params(GRID.table_settings),
+        code=code.of_step("render_tables.py"),
+        settings=lambda wildcards, output: json.dumps(GRID.table_settings(wildcards)),
         folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
-        "python {input.script:q} --summary {input.summary:q} --manifest {input.manifest:q}"
+        "python {SCRIPT:q}/render_tables.py --summary {input.summary:q} --manifest {input.manifest:q}"
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
         " --output {params.folder:q} >> {log:q} 2>&1"
@@ -141,16 +141,8 @@ rule render_tables:
 
 rule plot_tradeoff:
     input:
-        summary=SUMMARY,
+        summary=GRID.summary,
         published=PUBLISHED,
-        script=f"{SCRIPT}/plot_tradeoff.py",
-        library=PLOT_BASE
-        + library(
-            "plots/tradeoff.py",
-            "marks.py",
-            "diagnostics/table.py",
-            "diagnostics/checks.py",
-        ),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/tradeoff.pdf",
@@ -172,20 +164,19 @@ rule plot_tradeoff:
         mem_mb=2000,
         runtime="30m",
     params:
-        **as_params(settings_of_tables),
-        settings=lambda wildcards, output: json.dumps(settings_of_tables(wildcards)),
+        **as_params(GRID.table_settings),
+        code=code.of_step("plot_tradeoff.py"),
+        settings=lambda wildcards, output: json.dumps(GRID.table_settings(wildcards)),
     shell:
-        "python {input.script:q} --summary {input.summary:q} --experiment {wildcards.experiment}"
+        "python {SCRIPT:q}/plot_tradeoff.py --summary {input.summary:q} --experiment {wildcards.experiment}"
         " --settings {params.settings:q} --published {input.published:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_history:
     input:
-        manifest=MANIFEST,
-        histories=histories,
-        script=f"{SCRIPT}/plot_history.py",
-        library=PLOT_BASE + library("plots/history.py"),
+        manifest=GRID.manifest_file,
+        histories=GRID.histories,
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/history.pdf",
@@ -203,17 +194,17 @@ rule plot_history:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_history.py"),
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment}"
+        "python {SCRIPT:q}/plot_history.py --manifest {input.manifest:q} --experiment {wildcards.experiment}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_iterations:
     input:
-        manifest=MANIFEST,
-        records=iterated_records,
-        script=f"{SCRIPT}/plot_iterations.py",
-        library=PLOT_BASE + library("plots/iterations.py"),
+        manifest=GRID.manifest_file,
+        records=GRID.iterated_records,
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/iterations.pdf",
@@ -235,21 +226,19 @@ rule plot_iterations:
         mem_mb=2000,
         runtime="30m",
     params:
+        code=code.of_step("plot_iterations.py"),
         attack=iterated_attack(config),
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
+        "python {SCRIPT:q}/plot_iterations.py --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_classes:
     input:
-        manifest=MANIFEST,
-        verdicts=compared_verdicts,
+        manifest=GRID.manifest_file,
+        verdicts=GRID.compared_verdicts,
         data=prepared_data,
-        data_record=prepared_record,
-        script=f"{SCRIPT}/plot_classes.py",
-        library=PLOT_BASE
-        + library("plots/classes.py", "data/__init__.py", "data/dataset.py"),
+        data_record=GRID.prepared_record,
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/classes.pdf",
@@ -268,16 +257,14 @@ rule plot_classes:
         mem_mb=2000,
         runtime="30m",
     params:
+        code=code.of_step("plot_classes.py"),
         attack=config["evaluation"]["headline"],
     shell:
-        "python {input.script:q} --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
+        "python {SCRIPT:q}/plot_classes.py --manifest {input.manifest:q} --experiment {wildcards.experiment} --attack {params.attack}"
         " --data {input.data:q} --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_schedule:
-    input:
-        script=f"{SCRIPT}/plot_schedule.py",
-        library=PLOT_BASE + library("plots/schedule.py", "training/schedule.py"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/schedule.pdf",
@@ -296,10 +283,11 @@ rule plot_schedule:
         mem_mb=2000,
         runtime="30m",
     params:
-        **as_params(settings_of_schedules),
-        settings=lambda wildcards, output: json.dumps(settings_of_schedules(wildcards)),
+        **as_params(GRID.schedule_settings),
+        code=code.of_step("plot_schedule.py"),
+        settings=lambda wildcards, output: json.dumps(GRID.schedule_settings(wildcards)),
     shell:
-        "python {input.script:q} --settings {params.settings:q}"
+        "python {SCRIPT:q}/plot_schedule.py --settings {params.settings:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
@@ -307,8 +295,6 @@ rule plot_kafs:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
-        script=f"{SCRIPT}/plot_kafs.py",
-        library=PLOT_BASE + library("plots/kafs.py"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/kafs_{{activation}}_seed{{seed}}.pdf",
@@ -329,17 +315,17 @@ rule plot_kafs:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_kafs.py"),
     shell:
-        "python {input.script:q} --model {input.model:q} --record {input.record:q}"
+        "python {SCRIPT:q}/plot_kafs.py --model {input.model:q} --record {input.record:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
 
 
 rule plot_lr_range:
     input:
-        csv=lr_range_files("csv"),
-        json=lr_range_files("json"),
-        script=f"{SCRIPT}/plot_lr_range.py",
-        library=PLOT_BASE + library("plots/lr_range.py"),
+        csv=GRID.lr_range_files("csv"),
+        json=GRID.lr_range_files("json"),
     output:
         pdf=report(
             f"{OUT}/plots/{{experiment}}/lr_range.pdf",
@@ -357,6 +343,8 @@ rule plot_lr_range:
     resources:
         mem_mb=2000,
         runtime="30m",
+    params:
+        code=code.of_step("plot_lr_range.py"),
     shell:
-        "python {input.script:q} --csv {input.csv:q} --json {input.json:q}"
+        "python {SCRIPT:q}/plot_lr_range.py --csv {input.csv:q} --json {input.json:q}"
         " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"

@@ -2,18 +2,12 @@
 #   in:  {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/models/{experiment}/{activation}/seed{seed}/ model.safetensors, history.csv, record.json
 #        (resume-*.ckpt there is the state of an unfinished run: not an output, so that it outlives a failure)
-TRAINING_LIBRARY = (
-    BASE_LIBRARY + MODEL_LIBRARY + ATTACK_BASE + library("training", "chance.py")
-)
-TRAINING_CODE = code([f"{SCRIPT}/train.py"] + TRAINING_LIBRARY)
-RANGE_CODE = code([f"{SCRIPT}/lr_range.py"] + TRAINING_LIBRARY)
 
 
 rule train:
     input:
         data=prepared_data,
-        data_record=prepared_record,
-        script=f"{SCRIPT}/train.py",
+        data_record=GRID.prepared_record,
     output:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
         history=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/history.csv",
@@ -23,7 +17,7 @@ rule train:
     benchmark:
         f"{OUT}/benchmarks/train/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
     wildcard_constraints:
-        experiment=one_of(TRAINED_EXPERIMENTS),
+        experiment=one_of(GRID.trained),
     conda:
         "../../envs/train.yaml"
     threads: 1
@@ -33,13 +27,13 @@ rule train:
         mem_mb=6000,
         runtime="12h",
     params:
-        **as_params(lambda wildcards: settings_of_training(**wildcards), "training"),
+        **as_params(lambda wildcards: GRID.training_settings(**wildcards), "training"),
         settings=lambda wildcards, output: json.dumps(
             training_settings(config, **wildcards)
         ),
-        code=code_of_cell(TRAINING_CODE),
+        code=GRID.training_code("train.py"),
     shell:
-        "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {SCRIPT:q}/train.py --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"
 
@@ -47,8 +41,7 @@ rule train:
 rule lr_range_test:
     input:
         data=prepared_data,
-        data_record=prepared_record,
-        script=f"{SCRIPT}/lr_range.py",
+        data_record=GRID.prepared_record,
     output:
         csv=f"{OUT}/lr_range/{{experiment}}/{{activation}}.csv",
         json=f"{OUT}/lr_range/{{experiment}}/{{activation}}.json",
@@ -71,8 +64,8 @@ rule lr_range_test:
         settings=lambda wildcards, output: json.dumps(
             lr_range_settings(config, **wildcards)
         ),
-        code=code_of_cell(RANGE_CODE),
+        code=GRID.training_code("lr_range.py"),
     shell:
-        "exec python {input.script:q} --settings {params.settings:q} --data {input.data:q}"
+        "exec python {SCRIPT:q}/lr_range.py --settings {params.settings:q} --data {input.data:q}"
         " --csv {output.csv:q} --json {output.json:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"

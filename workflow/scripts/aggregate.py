@@ -2,8 +2,9 @@
 
 import argparse
 
-from kafnets import cli, summary
-from kafnets.files import atomic_path
+from kafnets.report import summary
+from kafnets.runtime import cli
+from kafnets.runtime.files import atomic_path
 
 
 def main():

@@ -10,16 +10,16 @@ import time
 from pathlib import Path
 
 import torch
-from kafnets import cli, records
-from kafnets.attacks.common import default_batch_size
-from kafnets.data import load
-from kafnets.device import resolve
+from kafnets.attacks.base import default_batch_size
+from kafnets.data.dataset import load
 from kafnets.diagnostics import card, checks
-from kafnets.errors import UserError
-from kafnets.evaluation import in_memory
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.evaluation.judge import in_memory
 from kafnets.models import load_model
-from kafnets.progress import line
+from kafnets.runtime import cli, records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import alone, atomic_path, sha256, write_json
+from kafnets.runtime.progress import line
 from safetensors.torch import save
 
 

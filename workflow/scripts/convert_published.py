@@ -13,9 +13,10 @@ import zipfile
 from pathlib import Path
 
 import numpy
-from kafnets import cli, published
-from kafnets.errors import UserError
-from kafnets.files import atomic_path, sha256
+from kafnets import published
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import atomic_path, sha256
 from safetensors.numpy import save
 
 _VALUE = "/.ATTRIBUTES/VARIABLE_VALUE"

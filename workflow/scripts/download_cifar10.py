@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from kafnets import cli
 from kafnets.data.cifar10 import download_cifar10
+from kafnets.runtime import cli
 
 
 def main(arguments=None, **settings):

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from kafnets import cli
 from kafnets.data.download import download
+from kafnets.runtime import cli
 
 
 def main():

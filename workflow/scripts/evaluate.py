@@ -11,17 +11,16 @@ import argparse
 from pathlib import Path
 
 import torch
-from kafnets import checkpoint, cli, records
-from kafnets.activations.functional import active_backend
-from kafnets.data import load
-from kafnets.device import resolve
-from kafnets.errors import UserError
-from kafnets.evaluation import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
-from kafnets.files import MADE_BY, alone, atomic_path, sha256, write_json
-from kafnets.interruption import Interrupted, SignalFlag
+from kafnets.data.dataset import load
+from kafnets.evaluation.judge import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
 from kafnets.models import load_model
-from kafnets.progress import line
-from kafnets.registry import ACTIVATIONS, is_trainable
+from kafnets.registry import ACTIVATIONS
+from kafnets.runtime import checkpoint, cli, records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import MADE_BY, alone, atomic_path, sha256, write_json
+from kafnets.runtime.interruption import Interrupted, SignalFlag
+from kafnets.runtime.progress import line
 from safetensors.torch import save
 
 
@@ -137,8 +136,7 @@ def run(arguments, settings, dataset, device, facts, memory=None):
 
 def kaf_backend(activation, device):
     """What computes the network's KAFs; None where there are none, for choosing it may compile it first."""
-    fixed = activation in ACTIVATIONS and not is_trainable(activation)
-    return None if fixed else active_backend(device)
+    return ACTIVATIONS[activation].backend_on(device) if activation in ACTIVATIONS else None
 
 
 def positive(text):

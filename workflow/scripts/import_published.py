@@ -4,10 +4,11 @@ import argparse
 from pathlib import Path
 
 import torch
-from kafnets import cli, published, records
-from kafnets.files import sha256, write_json
+from kafnets import published
 from kafnets.models import save_model
 from kafnets.registry import PUBLISHED
+from kafnets.runtime import cli, records
+from kafnets.runtime.files import sha256, write_json
 from kafnets.training.loop import count_parameters
 
 

@@ -5,10 +5,10 @@ import csv
 from pathlib import Path
 
 import torch
-from kafnets import cli, records
-from kafnets.data import load
-from kafnets.device import resolve
-from kafnets.files import alone, atomic_path, sha256, write_json
+from kafnets.data.dataset import load
+from kafnets.runtime import cli, records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.files import alone, atomic_path, sha256, write_json
 from kafnets.training.lr_range import lr_range, suggest
 
 

@@ -3,8 +3,9 @@
 import argparse
 from pathlib import Path
 
-from kafnets import cli, summary, tables
-from kafnets.files import atomic_path
+from kafnets.report import summary, tables
+from kafnets.runtime import cli
+from kafnets.runtime.files import atomic_path
 
 MOST_LINES = 40  # on the screen
 

@@ -3,10 +3,11 @@
 import argparse
 
 import numpy
-from kafnets import cli, summary
-from kafnets.data import load
-from kafnets.errors import UserError
-from kafnets.plots import classes, style
+from kafnets.data.dataset import load
+from kafnets.report import summary
+from kafnets.report.plots import classes, style
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
 
 
 def main():

@@ -2,8 +2,9 @@
 
 import argparse
 
-from kafnets import cli, summary
-from kafnets.plots import history, style
+from kafnets.report import summary
+from kafnets.report.plots import history, style
+from kafnets.runtime import cli
 
 
 def main():

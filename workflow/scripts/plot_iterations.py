@@ -2,9 +2,10 @@
 
 import argparse
 
-from kafnets import cli, summary
-from kafnets.errors import UserError
-from kafnets.plots import iterations, style
+from kafnets.report import summary
+from kafnets.report.plots import iterations, style
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
 
 
 def main():

@@ -3,9 +3,9 @@
 import argparse
 
 import torch
-from kafnets import cli, records
 from kafnets.models import load_model
-from kafnets.plots import kafs, style
+from kafnets.report.plots import kafs, style
+from kafnets.runtime import cli, records
 from kafnets.training import initial_model
 
 

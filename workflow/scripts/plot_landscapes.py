@@ -2,9 +2,9 @@
 
 import argparse
 
-from kafnets import cli
 from kafnets.diagnostics import reading
-from kafnets.plots import pictures, style
+from kafnets.report.plots import pictures, style
+from kafnets.runtime import cli
 
 
 def main():

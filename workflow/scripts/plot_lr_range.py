@@ -4,10 +4,10 @@ import argparse
 import csv
 from pathlib import Path
 
-from kafnets import cli
-from kafnets.errors import UserError
-from kafnets.files import read_json, sha256
-from kafnets.plots import lr_range, style
+from kafnets.report.plots import lr_range, style
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
+from kafnets.runtime.files import read_json, sha256
 
 
 def main():

@@ -2,8 +2,8 @@
 
 import argparse
 
-from kafnets import cli
-from kafnets.plots import schedule, style
+from kafnets.report.plots import schedule, style
+from kafnets.runtime import cli
 from kafnets.training.schedule import learning_rates
 
 

@@ -3,7 +3,9 @@
 import argparse
 from pathlib import Path
 
-from kafnets import cli, data, registry
+from kafnets import registry
+from kafnets.data.dataset import save
+from kafnets.runtime import cli
 
 
 def main(arguments=None):
@@ -15,7 +17,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     entry = registry.lookup(registry.DATASETS, options.dataset, "--dataset")
     dataset = entry.load()(options.source, **entry.arguments)
-    data.save(dataset, options.output, options.record)
+    save(dataset, options.output, options.record)
     train, test = len(dataset.train_labels), len(dataset.test_labels)
     print(f"{options.output}: {train:,} training and {test:,} test images of {len(dataset.classes)} classes")
 

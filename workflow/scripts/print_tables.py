@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from kafnets import cli
-from kafnets.errors import UserError
+from kafnets.runtime import cli
+from kafnets.runtime.errors import UserError
 
 FOLDERS = ("tables", "plots", "evaluations", "models")
 BESIDE = ("_attacks", "_differences")  # the ends of the names of the tables beside the main one

@@ -2,9 +2,10 @@
 
 import argparse
 
-from kafnets import cli
-from kafnets.diagnostics import reading, table
-from kafnets.files import atomic_path
+from kafnets.diagnostics import reading
+from kafnets.report import cards as table
+from kafnets.runtime import cli
+from kafnets.runtime.files import atomic_path
 
 
 def main():

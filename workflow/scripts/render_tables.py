@@ -7,10 +7,11 @@ pair of activations.
 import argparse
 from pathlib import Path
 
-from kafnets import cli, summary, tables
 from kafnets.diagnostics import reading
-from kafnets.diagnostics.table import marks
-from kafnets.files import atomic_path
+from kafnets.report import summary, tables
+from kafnets.report.cards import marks
+from kafnets.runtime import cli
+from kafnets.runtime.files import atomic_path
 
 
 def main():

@@ -12,12 +12,12 @@ import os
 from pathlib import Path
 
 import torch
-from kafnets import checkpoint, cli, records
-from kafnets.data import load
-from kafnets.device import resolve
-from kafnets.files import alone, atomic_path, sha256, write_json
-from kafnets.interruption import Interrupted
+from kafnets.data.dataset import load
 from kafnets.models import save_model
+from kafnets.runtime import checkpoint, cli, records
+from kafnets.runtime.device import resolve
+from kafnets.runtime.files import alone, atomic_path, sha256, write_json
+from kafnets.runtime.interruption import Interrupted
 from kafnets.training import train
 from kafnets.training.loop import run_fingerprint
 from kafnets.training.monitor import catastrophic_overfitting

@@ -5,7 +5,7 @@
     model = kafnets.create_model("resnet20", activation="kaf_elu")
     result = kafnets.attacks.pgd(model, images, labels, eps=8/255, step=2/255, iterations=50, restarts=10)
 
-Names are loaded on first use: the workflow reads `kafnets.config` and `kafnets.registry` in a process
+Names are loaded on first use: the workflow reads `kafnets.config.slices` and `kafnets.registry` in a process
 that has no torch.
 """
 

@@ -14,9 +14,9 @@ import numpy
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from .errors import UserError
-from .filetypes import SAFETENSORS, recognise
 from .registry import PUBLISHED, is_trainable
+from .runtime.errors import UserError
+from .runtime.filetypes import SAFETENSORS, recognise
 
 # Of the converted tensors, see `checksum`: two files of the same tensors may differ in their headers.
 SHA256 = {

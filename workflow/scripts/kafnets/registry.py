@@ -8,7 +8,7 @@ import difflib
 import importlib
 from dataclasses import dataclass, field
 
-from .errors import UserError
+from .runtime.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -17,8 +17,10 @@ class Entry:
 
     `required` and `optional` are the settings that config.yaml must and may give beside the name; `examples`
     is how many training and test images a data set has. `sources` says of an attack whether the models of the
-    experiment's other activations are "needed" or "used" by it, `norm` which it takes when none is given;
-    `code` are library files that it runs beside its own module.
+    experiment's other activations are "needed" or "used" by it, `norm` which it takes when none is given.
+    Of an activation `learns` says whether it has parameters of its own, `per` for what it is made: "channel"
+    (then the number of channels is its first argument) or "" for a layer of any size; `backend` names the
+    function that tells what computes it on a device.
     """
 
     target: str
@@ -29,19 +31,30 @@ class Entry:
     examples: tuple = field(default=(), repr=False)
     sources: str = field(default="", repr=False)
     norm: str = field(default="linf", repr=False)
-    code: tuple = field(default=(), repr=False)
+    learns: bool = False
+    per: str = ""
+    backend: str = ""
 
     def load(self):
         """The object itself (imports its module)."""
-        module, _, name = self.target.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return _load(self.target)
+
+    def backend_on(self, device):
+        """What computes an activation on a device, where there are several; else None."""
+        return _load(self.backend)(device) if self.backend else None
+
+
+def _load(target):
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 def _kaf(label, **arguments):
-    return Entry("kafnets.activations.kaf:KAF", arguments, label)
+    backend = "kafnets.activations.kaf.functional:active_backend"
+    target = "kafnets.activations.kaf.layer:KAF"
+    return Entry(target, arguments, label, learns=True, per="channel", backend=backend)
 
 
-# A fixed activation is called with its arguments, a KAF with the number of channels before them.
 ACTIVATIONS = {
     "relu": Entry("torch.nn:ReLU", label="ReLU"),
     "elu": Entry("torch.nn:ELU", label="ELU"),
@@ -66,8 +79,8 @@ ARCHITECTURES = {
 
 # How the images of a training step are perturbed.
 ADVERSARIES = {
-    "none": Entry("kafnets.training.adversaries:no_adversary", label="standard"),
-    "fbf": Entry("kafnets.training.adversaries:fbf", label="FBF", required=("eps", "step")),
+    "none": Entry("kafnets.training.methods.fbf:no_adversary", label="standard"),
+    "fbf": Entry("kafnets.training.methods.fbf:fbf", label="FBF", required=("eps", "step")),
 }
 
 _PGD = ("eps", "step", "iterations", "restarts")
@@ -77,7 +90,7 @@ _ANY = ("eot_samples", "start_seed")
 
 def _standard(name, label, *optional):
     return Entry(
-        f"kafnets.attacks.standard:{name}",
+        f"kafnets.attacks.auto_attack:{name}",
         label=label,
         required=("eps",),
         optional=("norm", *optional, *_ANY),
@@ -86,7 +99,7 @@ def _standard(name, label, *optional):
 
 def _nearest(name, label, norm, *optional):
     return Entry(
-        f"kafnets.attacks.minimal:{name}",
+        f"kafnets.attacks.minimum_norm:{name}",
         label=label,
         norm=norm,
         optional=("eps", "iterations", *optional, *_ANY),
@@ -119,13 +132,13 @@ ATTACKS = {
     "deepfool": _nearest("deepfool", "DeepFool", "l2", "norm", "overshoot"),
     "fmn": _nearest("fmn", "FMN", "linf", "norm", "step", "shrink"),
     "noise": Entry(
-        "kafnets.attacks.blind:noise",
+        "kafnets.attacks.black_box:noise",
         label="random noise",
         required=("eps",),
         optional=("samples", "norm", *_ANY),
     ),
     "transfer": Entry(
-        "kafnets.attacks.blind:transfer",
+        "kafnets.attacks.black_box:transfer",
         label="transfer from the other activations' models",
         required=("eps", "step", "iterations"),
         optional=("momentum", "norm", "sources", *_ANY),
@@ -141,7 +154,6 @@ ATTACKS = {
             *_ANY,
         ),
         sources="used",
-        code=("attacks/blind.py",),
     ),
 }
 
@@ -158,16 +170,16 @@ PUBLISHED = {
 }
 
 DATASETS = {
-    "cifar10": Entry("kafnets.data:prepare_cifar10", label="CIFAR-10", examples=(50_000, 10_000)),
+    "cifar10": Entry("kafnets.data.cifar10:prepare_cifar10", label="CIFAR-10", examples=(50_000, 10_000)),
     "digits": Entry(
-        "kafnets.data:prepare_digits", label="handwritten digits (scikit-learn)", examples=(1_400, 397)
+        "kafnets.data.digits:prepare_digits", label="handwritten digits (scikit-learn)", examples=(1_400, 397)
     ),
 }
 
 
 def is_trainable(activation):
-    """Whether the activation named `activation` has parameters of its own (is a KAF)."""
-    return ACTIVATIONS[activation].target.startswith("kafnets.")
+    """Whether the activation named `activation` has parameters of its own."""
+    return ACTIVATIONS[activation].learns
 
 
 def lookup(table, name, what):

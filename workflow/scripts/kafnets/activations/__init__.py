@@ -1,15 +1,24 @@
-"""Activations: kernel activation functions (KAF) and the fixed ones, made by name."""
+"""Activations, made by name: fixed ones, and ones that learn, such as kernel activation functions (KAF)."""
 
-from ..errors import UserError
-from ..registry import ACTIVATIONS, is_trainable, lookup
-from . import functional
-from .kaf import KAF
+import importlib
+
+from ..registry import ACTIVATIONS, lookup
+from ..runtime.errors import UserError
 
 __all__ = ["KAF", "create_activation", "functional"]
 
 
+def __getattr__(name):
+    # on first use: a network without KAFs runs none of their code
+    if name == "KAF":
+        return importlib.import_module(".kaf.layer", __name__).KAF
+    if name == "functional":
+        return importlib.import_module(".kaf.functional", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def create_activation(name, channels, **arguments):
-    """A fresh activation layer: every site needs its own, because a shared KAF ties parameters across layers.
+    """A fresh activation layer: every site needs its own, because a shared one ties parameters across layers.
 
     Args:
         name: a name of ``kafnets.registry.ACTIVATIONS``.
@@ -21,7 +30,7 @@ def create_activation(name, channels, **arguments):
     """
     entry = lookup(ACTIVATIONS, name, "activation")
     arguments = {**entry.arguments, **arguments}
-    positional = (channels,) if is_trainable(name) else ()
+    positional = (channels,) if entry.per == "channel" else ()
     try:
         return entry.load()(*positional, **arguments)
     except TypeError as error:

@@ -8,8 +8,8 @@ training that probes itself with `pgd` does not depend on the others.
 """
 
 from ..registry import ATTACKS
+from .base import AttackResult
 from .clean import clean  # these functions are named like their modules and so must be bound at once
-from .common import AttackResult
 from .expectation import Expectation
 from .pgd import fgsm, pgd
 

@@ -12,11 +12,12 @@ import copy
 import torch
 from torch import nn
 
-from ..activations import KAF, functional
+from ..activations.kaf import functional
+from ..activations.kaf.layer import KAF
 from ..registry import ACTIVATIONS
 from .arguments import check_choice, check_integer, check_radius, check_real, prepare
-from .blind import checked_sources, craft
-from .common import frozen, is_correct, predict
+from .base import frozen, is_correct, predict
+from .black_box import checked_sources, craft
 from .pgd import LOSSES, RandomStarts, pgd
 
 BACKWARDS = ("exact", "wider", "silu", "differences")

@@ -11,17 +11,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import is_out_of_memory
-from .common import (
-    HALVES,
-    NORMS,
-    AttackResult,
-    default_batch_size,
-    device_of,
-    frozen,
-    is_correct,
-    predict,
-)
+from ..runtime.errors import is_out_of_memory
+from .base import HALVES, NORMS, AttackResult, default_batch_size, device_of, frozen, is_correct, predict
 
 _DTYPES = (*HALVES, torch.float32, torch.float64)
 

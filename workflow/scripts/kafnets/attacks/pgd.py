@@ -14,17 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from ..device import capture, trying_algorithms
-from ..progress import line
-from .arguments import (
-    check_choice,
-    check_integer,
-    check_radius,
-    check_real,
-    checked_images,
-    prepare,
-)
-from .common import HALVES, differentiable, frozen, into_ball, is_correct, lengths, per_image, seeded
+from ..runtime.device import capture, trying_algorithms
+from ..runtime.progress import line
+from .arguments import check_choice, check_integer, check_radius, check_real, checked_images, prepare
+from .base import HALVES, differentiable, frozen, into_ball, is_correct, lengths, per_image, seeded
 
 
 def pgd(
@@ -60,7 +53,7 @@ def pgd(
         model: classifier of images in [0, 1]. It is attacked in evaluation mode and put back.
         images: (N, ...) floats in [0, 1], of the type that the model takes, on any device. Of half precision,
             they are moved in float32, and what the model sees of them is rounded into the ball; see
-            :func:`kafnets.attacks.common.into_ball`.
+            :func:`kafnets.attacks.base.into_ball`.
         labels: (N,) true classes, integers of any type; required.
         eps: radius of the ball, in pixel units of [0, 1] (for L2 the Euclidean length over all pixels).
         step: length of one step, in the same units.

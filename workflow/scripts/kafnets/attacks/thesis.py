@@ -3,7 +3,7 @@
 import torch
 
 from .arguments import check_integer, check_radius, prepare
-from .common import frozen, is_correct, predict
+from .base import frozen, is_correct, predict
 from .pgd import RandomStarts, pgd
 
 

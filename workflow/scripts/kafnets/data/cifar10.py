@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import UserError, optional
+from ..runtime.errors import UserError, optional
 from .dataset import Dataset
 from .download import DownloadError, download
 

@@ -9,8 +9,8 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from ..errors import UserError
-from ..files import MADE_BY, atomic_path, json_text, read_json
+from ..runtime.errors import UserError
+from ..runtime.files import MADE_BY, atomic_path, json_text, read_json
 
 TENSORS = ("train_images", "train_labels", "test_images", "test_labels")
 

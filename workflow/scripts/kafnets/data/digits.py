@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from ..errors import UserError, optional
+from ..runtime.errors import UserError, optional
 from .dataset import Dataset, balanced_order
 
 TEST_EXAMPLES = 397

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import UserError
+from ..runtime.errors import UserError
 
 # From nowhere else is anything downloaded: CIFAR-10, and the networks of the thesis's author.
 ORIGINS = ("https://www.cs.toronto.edu", "https://raw.githubusercontent.com")

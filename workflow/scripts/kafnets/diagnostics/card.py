@@ -5,13 +5,14 @@ import time
 
 import torch
 
-from .. import attacks
 from ..attacks.arguments import as_pixels
-from ..attacks.common import default_batch_size, device_of, frozen, is_correct, predict
-from ..attacks.pgd import pgd
-from ..config import fraction
-from ..errors import UserError
-from ..inspection import check_judgeable, fast_copy, sample
+from ..attacks.auto_attack import square
+from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict
+from ..attacks.black_box import noise, transfer
+from ..attacks.pgd import fgsm, pgd
+from ..config.slices import fraction
+from ..evaluation.inspection import check_judgeable, fast_copy, sample
+from ..runtime.errors import UserError
 from . import checks, gradients, layers
 
 # PGD's step over the radii: its iterations can cross the ball and come back a quarter (Madry et al. 2018).
@@ -157,7 +158,7 @@ def _white_box(bench, settings, eps, step):
     ball = {"eps": eps, "step": step}
     iterations, restarts = settings["iterations"], settings["restarts"]
     found = {}
-    _, found["fgsm"] = bench.run("fgsm", attacks.fgsm, eps=eps)
+    _, found["fgsm"] = bench.run("fgsm", fgsm, eps=eps)
     _, found["pgd"] = bench.run("pgd", pgd, iterations=iterations, restarts=restarts, **ball)
     rows = bench.verdicts["pgd"].nonzero()[:, 0]
     _, found["pgd_twice"] = bench.run(
@@ -171,11 +172,9 @@ def _white_box(bench, settings, eps, step):
 def _black_box(bench, settings, eps, sources):
     """The attacks that do not look at this network's gradient."""
     found = {}
-    _, found["noise"] = bench.run("noise", attacks.noise, eps=eps, samples=settings["samples"])
-    _, found["square"] = bench.run("square", attacks.square, eps=eps, queries=settings["queries"])
+    _, found["noise"] = bench.run("noise", noise, eps=eps, samples=settings["samples"])
+    _, found["square"] = bench.run("square", square, eps=eps, queries=settings["queries"])
     if sources:
-        from ..attacks.blind import transfer
-
         crafting = {"step": eps / TRANSFER_ITERATIONS, "iterations": TRANSFER_ITERATIONS}
         _, found["transfer"] = bench.run("transfer", transfer, sources=sources, eps=eps, **crafting)
     return found

@@ -3,7 +3,7 @@
 import torch
 from torch.nn import functional
 
-from ..attacks.common import frozen
+from ..attacks.base import frozen
 
 GRID = 15  # points of a side of a landscape
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ..errors import UserError
-from ..files import read_json, sha256
+from ..runtime.errors import UserError
+from ..runtime.files import read_json, sha256
 
 KEYS = ("experiment", "activation", "seed", "settings", "figures", "checks", "tensors_sha256")
 

@@ -9,9 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch.nn.utils import parametrize
 
-from .. import filetypes
-from ..errors import UserError
-from ..files import atomic_path
+from ..runtime import filetypes
+from ..runtime.errors import UserError
+from ..runtime.files import atomic_path
 from .create import create_model
 from .weights import load_tensors, tensor_faults, unwrapped, without_wrappers
 

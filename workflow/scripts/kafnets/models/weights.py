@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from .. import filetypes
-from ..errors import UserError
+from ..runtime import filetypes
+from ..runtime.errors import UserError
 
 # Parts of a tensor's name that torch's wrappers put there, wherever they stand.
 _WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")

@@ -20,6 +20,23 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 _NOT_FOLLOWED = f"{LIBRARY}.registry"
 
 
+def of_step(script, entries=()):
+    """The checksum of the code of a step and of what the registry says of the names that it looks up.
+
+    Args:
+        script (str): a file of workflow/scripts.
+        entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
+    """
+    said = sorted({repr((entry.target, sorted(entry.arguments.items()))) for entry in entries})
+    modules = sorted({entry.target.partition(":")[0] for entry in entries})
+    return _of_step(script, tuple(modules), tuple(said))
+
+
+@functools.cache
+def _of_step(script, modules, said):
+    return hashlib.sha256((checksum(script, modules) + "\n".join(said)).encode()).hexdigest()
+
+
 def checksum(script, modules=(), beside=None):
     """One checksum of all code that a step runs.
 

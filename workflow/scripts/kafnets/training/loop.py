@@ -8,16 +8,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from .. import checkpoint, progress
-from ..activations.functional import active_backend
-from ..config import fraction
-from ..errors import UserError, is_out_of_memory
-from ..interruption import Interrupted, SignalFlag
+from ..config.slices import fraction
 from ..models import create_model
-from ..registry import ADVERSARIES, is_trainable, lookup
+from ..registry import ACTIVATIONS, ADVERSARIES, lookup
+from ..runtime import checkpoint, progress
+from ..runtime.errors import UserError, is_out_of_memory
+from ..runtime.graphs import Replayed, computing_on
+from ..runtime.interruption import Interrupted, SignalFlag
 from . import monitor, nonfinite
 from .augmentation import AUGMENTATIONS
-from .graph import Replayed, computing_on
 from .schedule import learning_rates
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -324,8 +323,8 @@ def run_fingerprint(settings, dataset, device, code=""):
 
 
 def kaf_backend(settings, device):
-    """The implementation that computes this run's KAFs on `device`; None for a fixed activation."""
-    return active_backend(device) if is_trainable(settings["activation"]) else None
+    """The implementation that computes this run's KAFs on `device`; None for another activation."""
+    return ACTIVATIONS[settings["activation"]].backend_on(device)
 
 
 def train(

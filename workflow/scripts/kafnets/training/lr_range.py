@@ -2,9 +2,9 @@
 
 import math
 
-from .. import progress
-from ..errors import UserError
-from .graph import computing_on
+from ..runtime import progress
+from ..runtime.errors import UserError
+from ..runtime.graphs import computing_on
 from .loop import Training
 from .schedule import exponential
 

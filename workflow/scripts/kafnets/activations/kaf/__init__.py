@@ -1,0 +1,1 @@
+"""Kernel activation functions (KAF): the layer, the formula, and what computes it fast."""

@@ -1,0 +1,125 @@
+"""Attacks that do not look at the model's gradient: random noise, and images made for other models."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from .arguments import check_integer, check_radius, check_real, prepare
+from .base import frozen, is_correct, predict
+from .pgd import pgd
+
+
+def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=None, seed=0, progress=None):
+    """Random points of the ball: what any attack must beat.
+
+    Args:
+        model, images, labels, norm, batch_size, seed, progress: as in :func:`kafnets.attacks.pgd`.
+        eps: radius of the ball, in pixel units of [0, 1].
+        samples: points tried per image.
+
+    Returns:
+        AttackResult: an image is robust when it is rightly classified at every point tried.
+    """
+    return pgd(
+        model,
+        images,
+        labels,
+        eps=eps,
+        step=0.0,
+        iterations=0,
+        restarts=check_integer("samples", samples, 1),
+        norm=norm,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def transfer(
+    model,
+    images,
+    labels,
+    *,
+    sources,
+    eps,
+    step,
+    iterations,
+    momentum=1.0,
+    norm="linf",
+    batch_size=None,
+    seed=0,
+    progress=None,
+):
+    """Images that were perturbed to be misclassified by other models.
+
+    Args:
+        model, images, labels, eps, step, iterations, norm, batch_size, seed, progress: as in
+            :func:`kafnets.attacks.pgd`.
+        sources: the other models, or the paths of their weights: :func:`kafnets.load_model`.
+        momentum: weight of the accumulated gradients, which makes the perturbations transfer better.
+
+    Returns:
+        AttackResult: an image is robust when it is rightly classified unperturbed and as perturbed for every
+        source. `queries` counts the sources' forward passes too.
+
+    Source: Dong et al. 2018, arXiv:1710.06081 (momentum iterative method).
+    """
+    task = prepare(model, images, labels, batch_size)
+    sources = checked_sources(sources)
+    if not sources:
+        raise ValueError("sources: expected at least one model, or path of one")
+    eps, step = check_radius(eps, norm), check_real("step", step, 0)
+    iterations, momentum = check_integer("iterations", iterations, 0), check_real("momentum", momentum, 0)
+    pixels, classes = task.images, task.labels
+    _, clean = task.answers()
+    adversarial = pixels.clone()
+    robust, queries, gradients = clean.clone(), len(images), 0
+    for number, source in enumerate(sources):
+        rows = robust.nonzero()[:, 0]
+        if not len(rows):
+            break
+        crafted = craft(
+            source,
+            pixels[rows],
+            classes[rows],
+            eps=eps,
+            step=step,
+            iterations=iterations,
+            momentum=momentum,
+            norm=norm,
+            batch_size=task.batch_size,
+        )
+        with frozen(model):
+            fooled = ~is_correct(predict(model, crafted.adversarial, task.batch_size), classes[rows])
+        adversarial[rows[fooled]] = crafted.adversarial[fooled]
+        robust[rows[fooled]] = False
+        queries, gradients = queries + crafted.queries + len(rows), gradients + crafted.gradients
+        if progress is not None:
+            progress(number + 1, len(sources) - number - 1, robust.double().mean().item())
+    return task.result(adversarial, robust, clean, queries, gradients)
+
+
+def craft(source, images, labels, **settings):
+    """PGD on the model `source` from the images themselves to the last iteration; `settings` as there."""
+    source = _loaded(source, images.device)
+    try:
+        return pgd(source, images, labels, early_stop=False, starts=images[None], **settings)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"sources: {error}") from error
+
+
+def checked_sources(sources):
+    """The models, or paths of them, as a list."""
+    if not isinstance(sources, Iterable) or isinstance(sources, (str, nn.Module)):
+        raise ValueError("sources: expected models, or paths of them, in a list")
+    return list(sources)
+
+
+def _loaded(source, device):
+    if isinstance(source, nn.Module):
+        return source
+    from ..models import load_model
+
+    return load_model(source, torch.device(device))

@@ -1,0 +1,1 @@
+"""The configuration: read, checked against its schema and against itself, and handed out in slices."""

@@ -1,0 +1,190 @@
+"""The configuration handed out in slices, one for each step (kafnets/validation.py checks it).
+
+Imports nothing heavy: the workflow reads it in a process that has no torch.
+"""
+
+from ..registry import ATTACKS
+from ..runtime.errors import UserError
+
+DEFAULT_RATE = "default"
+_NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
+WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
+NUM_CLASSES = 10  # of every data set of the registry
+PUBLISHED_SEED = 0  # the number of a published network, of which there is one
+
+
+def fraction(text):
+    """ "8/255" as a float, in units of the pixel range [0, 1].
+
+    Raises:
+        UserError: for anything but a number over 255 within [0, 1].
+    """
+    numerator, _, denominator = str(text).partition("/")
+    try:
+        value = float(numerator) / 255
+    except ValueError:
+        value = -1.0
+    if denominator != "255" or not 0 <= value <= 1:
+        raise UserError(f"{text!r} is not a radius; write it as n/255, for example 8/255")
+    return value
+
+
+def _plain(value):
+    """Mappings as dicts, so that a slice is what JSON would hold."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def rates(learning_rate, activation):
+    """The [min, max] of an activation's learning rate: its own or the default; None when there is neither."""
+    return learning_rate.get(activation, learning_rate.get(DEFAULT_RATE))
+
+
+def is_published(config, experiment):
+    """Whether an experiment judges published weights instead of training its own."""
+    return "weights" in config["experiments"][experiment]
+
+
+def cells(config):
+    """The grid: every (experiment, activation, seed) of the experiments in `run`, in the config's order."""
+    return [
+        (name, activation, seed)
+        for name in config["run"]
+        for activation in config["experiments"][name]["activations"]
+        for seed in ([PUBLISHED_SEED] if is_published(config, name) else config["seeds"])
+    ]
+
+
+def training_settings(config, experiment, activation, seed):
+    """All that decides the weights of one cell, and nothing else."""
+    chosen = config["experiments"][experiment]
+    if is_published(config, experiment):
+        origin = {"weights": chosen["weights"]}
+    else:
+        training = {**chosen["training"]}
+        training["learning_rate"] = list(rates(training["learning_rate"], activation))
+        origin = {"train_examples": chosen["train_examples"], "training": training}
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "dataset": chosen["dataset"],
+            "architecture": chosen["architecture"],
+            "architecture_arguments": chosen["architecture_arguments"],
+            "activation_arguments": chosen["activation_arguments"].get(activation, {}),
+            "num_classes": NUM_CLASSES,
+            **origin,
+        }
+    )
+
+
+def lr_range_settings(config, experiment, activation):
+    """The settings of a learning-rate range test: those of the first seed, and the range."""
+    settings = training_settings(config, experiment, activation, config["seeds"][0])
+    return {**settings, "lr_range": _plain(config["lr_range"])}
+
+
+def evaluation_settings(config, experiment, activation, seed, attack):
+    """All that decides the verdicts of one attack on one cell's network."""
+    settings = config["evaluation"]["attacks"][attack]
+    sources = {}
+    if ATTACKS[settings["method"]].sources:
+        sources = {"sources": source_activations(config, experiment, activation, attack)}
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "attack": attack,
+            "dataset": config["experiments"][experiment]["dataset"],
+            "test_examples": config["experiments"][experiment]["test_examples"],
+            **settings,
+            **sources,
+        }
+    )
+
+
+def source_activations(config, experiment, activation, attack):
+    """The activations on whose models an attack crafts examples: those it names, or all, but the attacked."""
+    settings = config["evaluation"]["attacks"][attack]
+    if not ATTACKS[settings["method"]].sources:
+        return []
+    chosen = settings.get("sources", config["experiments"][experiment]["activations"])
+    return [name for name in chosen if name != activation]
+
+
+def ball(settings):
+    """The (norm, eps) in which an attack's verdicts hold, eps a float.
+
+    None for what has none: no attack at all, one that only measures distances, and the thesis protocol, under
+    which an image may be "robust" that is misclassified as it is.
+    """
+    if "eps" not in settings or settings["method"] == "thesis_pgd":
+        return None
+    return settings.get("norm", ATTACKS[settings["method"]].norm), fraction(settings["eps"])
+
+
+def worst_case_attacks(config):
+    """The attacks of which `worst_case` is the conjunction; none when fewer than two can be merged.
+
+    Robust means that no attack found a misclassified image in the ball, so verdicts can be merged where the
+    ball is the same, norm and radius: the headline's, or where that is `worst_case` itself (or has no ball)
+    that of the first attack in `run` that has one. An image found in a larger ball says nothing about this
+    one, and images of another norm's ball may lie outside; distances alone are no verdict.
+    """
+    run = {name: config["evaluation"]["attacks"][name] for name in config["evaluation"]["run"]}
+    balls = {name: found for name, settings in run.items() if (found := ball(settings))}
+    chosen = balls.get(config["evaluation"]["headline"], next(iter(balls.values()), None))
+    merged = [name for name, found in balls.items() if found == chosen]
+    return merged if len(merged) > 1 else []
+
+
+def iterated_attack(config):
+    """The attack whose iterations are drawn: the headline, or else the first run that is pgd; or None.
+
+    Only pgd notes how many images stand after each iteration.
+    """
+    names = [config["evaluation"]["headline"], *config["evaluation"]["run"]]
+    attacks = config["evaluation"]["attacks"]
+    return next((name for name in names if attacks.get(name, {}).get("method") == "pgd"), None)
+
+
+def table_settings(config, experiment):
+    """What the tables and plots of one experiment show."""
+    chosen = config["experiments"][experiment]
+    run = config["evaluation"]["run"]
+    beside = {}
+    if chosen.get("beside") in config["run"]:
+        beside = {"experiment": chosen["beside"], "title": config["experiments"][chosen["beside"]]["title"]}
+    return _plain(
+        {
+            "weights": chosen.get("weights"),
+            "beside": beside,
+            "title": chosen["title"],
+            "activations": chosen["activations"],
+            "reference": chosen["reference"],
+            "headline": config["evaluation"]["headline"],
+            "worst_case": worst_case_attacks(config),
+            "attacks": {name: config["evaluation"]["attacks"][name] for name in run},
+        }
+    )
+
+
+def card_settings(config, experiment, activation, seed):
+    """All that decides the evaluation card of one cell's network, but for the networks beside it."""
+    chosen = config["experiments"][experiment]
+    wanted = [config["card"]["examples"], chosen["test_examples"]]
+    return _plain(
+        {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": int(seed),
+            "dataset": chosen["dataset"],
+            "examples": min((number for number in wanted if number is not None), default=None),
+            "card": {key: value for key, value in config["card"].items() if key not in _NOT_OF_A_CARD},
+        }
+    )

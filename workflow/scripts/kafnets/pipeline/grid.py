@@ -1,0 +1,271 @@
+"""The grid of the experiment: its cells, where their files are, and what each step of a cell depends on.
+
+A cell is one network: an experiment, an activation and a seed. The functions that rules call with a job's
+wildcards take anything with the attributes `experiment`, `activation`, `seed`, `attack` and `dataset`.
+"""
+
+import functools
+import json
+
+from .. import registry
+from ..config import slices
+from . import code
+
+# What each rule of the report reads of the cells beside records: see `Grid.manifest`.
+TABLES = ("", "_attacks", "_differences")
+FORMATS = ("tex", "csv", "md")
+
+
+class Grid:
+    """The cells of a configuration and their files, all below its folder `output`.
+
+    Args:
+        config (dict): checked by :func:`kafnets.config.checks.validate`.
+    """
+
+    def __init__(self, config):
+        self.config, self.out = config, config["output"]
+        self.run, self.attacks = config["run"], config["evaluation"]["run"]
+        self.cells = slices.cells(config)
+        self.published = [name for name in config["experiments"] if slices.is_published(config, name)]
+        self.trained = [name for name in config["experiments"] if name not in self.published]
+        # each with its checksum beside it, which who reads it compares: every table is made of these two
+        self.manifest_file, self.summary = f"{self.out}/manifest.jsonl", f"{self.out}/summary.csv"
+        # the pictures of an activation show the network of its first seed
+        self.first_seeds = {cell[:2]: cell[2] for cell in reversed(self.cells)}
+        self.card_cells = [cell for cell in self.cells if cell[0] in config["card"]["run"]]
+        self.card_experiments = list(dict.fromkeys(cell[0] for cell in self.card_cells))
+
+    def experiment(self, wildcards):
+        return self.config["experiments"][wildcards.experiment]
+
+    # -- files of a cell
+
+    def folder(self, kind, experiment, activation, seed):
+        return f"{self.out}/{kind}/{experiment}/{activation}/seed{seed}"
+
+    def training_files(self, cell):
+        folder = self.folder("models", *cell)
+        history = {"history": f"{folder}/history.csv"}
+        return {
+            "model": f"{folder}/model.safetensors",
+            **({} if cell[0] in self.published else history),
+            "record": f"{folder}/record.json",
+        }
+
+    def evaluation_files(self, cell, attack):
+        folder = self.folder("evaluations", *cell)
+        return {"record": f"{folder}/{attack}.json", "verdicts": f"{folder}/{attack}.safetensors"}
+
+    def card_files(self, cell):
+        path = self.folder("cards", *cell)
+        return {"record": f"{path}.json", "tensors": f"{path}.safetensors"}
+
+    def prepared_record(self, wildcards):
+        return f"{self.out}/data/{self.experiment(wildcards)['dataset']}.json"
+
+    def source_files(self, wildcards, kind):
+        """The weights or records of the networks that an attack crafts examples on: none for most attacks."""
+        names = slices.source_activations(
+            self.config, wildcards.experiment, wildcards.activation, wildcards.attack
+        )
+        return [self._of_activation(wildcards, name)[kind] for name in names]
+
+    def card_sources(self, wildcards, kind):
+        """The weights or records of other activations whose adversarial examples a card tries."""
+        return [self._of_activation(wildcards, name)[kind] for name in self._card_sources(wildcards)]
+
+    def _card_sources(self, wildcards):
+        activations = self.experiment(wildcards)["activations"]
+        others = [name for name in activations if name != wildcards.activation]
+        return others[: self.config["card"]["sources"]]
+
+    def _of_activation(self, wildcards, name):
+        return self.training_files((wildcards.experiment, name, wildcards.seed))
+
+    # -- files of all cells
+
+    @property
+    def models(self):
+        return [self.training_files(cell)["record"] for cell in self.cells]
+
+    @property
+    def evaluations(self):
+        return [
+            self.evaluation_files(cell, attack)["record"] for cell in self.cells for attack in self.attacks
+        ]
+
+    @property
+    def tables(self):
+        return [f"{self.out}/tables/{n}{t}.{f}" for n in self.run for t in TABLES for f in FORMATS]
+
+    @property
+    def plots(self):
+        iterated = ["iterations"] if slices.iterated_attack(self.config) else []
+        found = []
+        for name in self.run:
+            of_training = ["history", "schedule"] if name in self.trained else []
+            kinds = ["tradeoff", "classes", *iterated, *of_training]
+            found += [f"{self.out}/plots/{name}/{kind}.pdf" for kind in kinds]
+        # the shapes of the first seed's KAFs
+        for name, activation, seed in self.cells:
+            if registry.is_trainable(activation) and seed == self.config["seeds"][0]:
+                found.append(f"{self.out}/plots/{name}/kafs_{activation}_seed{seed}.pdf")
+        return found
+
+    @property
+    def lr_range_plots(self):
+        return [f"{self.out}/plots/{name}/lr_range.pdf" for name in self.run if name in self.trained]
+
+    @property
+    def card_tables(self):
+        return [f"{self.out}/cards/{name}.{kind}" for name in self.card_experiments for kind in ("csv", "md")]
+
+    @property
+    def card_plots(self):
+        kinds = ("radii", "depth", "saliency", "landscapes")
+        found = [f"{self.out}/plots/{name}/{kind}.pdf" for name in self.card_experiments for kind in kinds]
+        for cell in filter(self.is_first_seed, self.card_cells):
+            path = f"{self.out}/plots/{cell[0]}/{{}}_{cell[1]}_seed{cell[2]}.pdf"
+            found += [path.format(kind) for kind in ("gallery", "layers")]
+        return found
+
+    def is_first_seed(self, cell):
+        """Whether a network is the one of its activation that the pictures show."""
+        return cell[2] == self.first_seeds[cell[:2]]
+
+    # -- files of an experiment, for its tables and plots
+
+    def cells_of(self, wildcards):
+        return [cell for cell in self.cells if cell[0] == wildcards.experiment]
+
+    def histories(self, wildcards):
+        return [path for cell in self.cells_of(wildcards) for path in self.training_files(cell).values()]
+
+    def iterated_records(self, wildcards):
+        attack = slices.iterated_attack(self.config)
+        cells = self.cells_of(wildcards)
+        return [path for cell in cells for path in self.evaluation_files(cell, attack).values()]
+
+    def compared_verdicts(self, wildcards):
+        """The verdicts by which activations are compared: the headline's, or those that it is made of."""
+        headline = self.config["evaluation"]["headline"]
+        merged = [headline] if headline in self.attacks else slices.worst_case_attacks(self.config)
+        cells = self.cells_of(wildcards)
+        return [self.evaluation_files(cell, attack)["verdicts"] for cell in cells for attack in merged]
+
+    def lr_range_files(self, kind):
+        return lambda wildcards: [
+            f"{self.out}/lr_range/{wildcards.experiment}/{activation}.{kind}"
+            for activation in self.experiment(wildcards)["activations"]
+        ]
+
+    def cards(self, wildcards):
+        """The cards of an experiment, every seed."""
+        return [
+            self.card_files(cell)["record"] for cell in self.card_cells if cell[0] == wildcards.experiment
+        ]
+
+    def first_cards(self, wildcards, kind="record"):
+        """The cards of an experiment, one an activation."""
+        return self._first_cards((wildcards.experiment,), kind)
+
+    def saliency_cards(self, wildcards, kind="record"):
+        """The first cards of an experiment, and of those on its images that trained without an adversary."""
+
+        def images(experiment):
+            settings = slices.card_settings(self.config, experiment, "any", 0)
+            return settings["dataset"], settings["examples"]
+
+        beside = [
+            name
+            for name in self.card_experiments
+            if name in self.trained
+            and name != wildcards.experiment
+            and self.config["experiments"][name]["training"]["adversary"]["name"] == "none"
+            and images(name) == images(wildcards.experiment)
+        ]
+        return self._first_cards((wildcards.experiment, *beside), kind)
+
+    def _first_cards(self, experiments, kind):
+        cells = [cell for cell in self.card_cells if cell[0] in experiments and self.is_first_seed(cell)]
+        return [self.card_files(cell)[kind] for cell in cells]
+
+    # -- the manifest
+
+    def manifest(self):
+        """One line a cell: where its files are, and the settings that its records must carry."""
+        return "".join(json.dumps(self._manifest_line(cell)) + "\n" for cell in self.cells)
+
+    def _manifest_line(self, cell):
+        experiment, activation, seed = cell
+        files = self.training_files(cell)
+        return {
+            "experiment": experiment,
+            "activation": activation,
+            "seed": seed,
+            "architecture": self.config["experiments"][experiment]["architecture"],
+            "dataset": self.config["experiments"][experiment]["dataset"],
+            "training_record": files["record"],
+            "history": files.get("history"),
+            "training_settings": slices.training_settings(self.config, *cell),
+            "evaluations": {
+                attack: {
+                    **self.evaluation_files(cell, attack),
+                    "settings": slices.evaluation_settings(self.config, *cell, attack),
+                }
+                for attack in self.attacks
+            },
+            "worst_case": slices.worst_case_attacks(self.config),
+        }
+
+    # -- settings of steps that read one experiment
+
+    def schedule_settings(self, wildcards):
+        seed = self.config["seeds"][0]
+        return {
+            "activations": {
+                name: slices.training_settings(self.config, wildcards.experiment, name, seed)["training"]
+                for name in self.experiment(wildcards)["activations"]
+            }
+        }
+
+    def table_settings(self, wildcards):
+        return slices.table_settings(self.config, wildcards.experiment)
+
+    @functools.cache  # noqa: B019 (one grid lives as long as the process)
+    def training_settings(self, experiment, activation, seed):
+        return slices.training_settings(self.config, experiment, activation, seed)
+
+    # -- the code of steps, as checksums: see `code`
+
+    def training_code(self, script):
+        """A function of wildcards: what a training of that cell runs."""
+
+        def of_cell(wildcards):
+            entries = self._network(wildcards, wildcards.activation)
+            if wildcards.experiment in self.trained:
+                adversary = self.experiment(wildcards)["training"]["adversary"]["name"]
+                entries.append(registry.ADVERSARIES[adversary])
+            return code.of_step(script, entries)
+
+        return of_cell
+
+    def evaluation_code(self, wildcards):
+        method = self.config["evaluation"]["attacks"][wildcards.attack]["method"]
+        sources = slices.source_activations(
+            self.config, wildcards.experiment, wildcards.activation, wildcards.attack
+        )
+        networks = self._network(wildcards, wildcards.activation, *sources)
+        return code.of_step("evaluate.py", [*networks, registry.ATTACKS[method]])
+
+    def card_code(self, wildcards):
+        sources = self._card_sources(wildcards)
+        return code.of_step("card.py", self._network(wildcards, wildcards.activation, *sources))
+
+    def data_code(self, wildcards):
+        return code.of_step("prepare_data.py", [registry.DATASETS[wildcards.dataset]])
+
+    def _network(self, wildcards, *activations):
+        architecture = registry.ARCHITECTURES[self.experiment(wildcards)["architecture"]]
+        return [architecture, *(registry.ACTIVATIONS[name] for name in activations)]

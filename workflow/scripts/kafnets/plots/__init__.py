@@ -1,5 +1,0 @@
-"""Figures as pure functions of records: each module draws one kind and returns a matplotlib figure."""
-
-from ..errors import optional
-
-optional("matplotlib", "plots")

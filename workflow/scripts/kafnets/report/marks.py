@@ -1,0 +1,109 @@
+"""What is wrong with a network: a sign behind its name in a table, and a sentence in the caption."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..chance import is_too_many
+from ..config.slices import NUM_CLASSES
+from ..diagnostics.checks import WITHOUT_GRADIENT
+from . import statistics
+from .cards import FAILED
+from .summary import OVERFITTING
+
+CHANCE, CHANCE_SIGN = 1 / NUM_CLASSES, "¶"
+_COLLAPSE = "catastrophic overfitting (FGSM accuracy soars while PGD accuracy collapses)"
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One thing that may be wrong.
+
+    Args:
+        name: in the CSV file.
+        sign: behind the activation's name; `latex.tex` has to know it.
+        says: what it means, in the caption.
+        found: function of (rows, settings, failed): the activation's rows of the summary, every seed and
+            attack; the settings of the table; the checks that its cards fail. Returns whether it is so, or in
+            which respect, a text that the caption repeats.
+    """
+
+    name: str
+    sign: str
+    says: str
+    found: Callable
+
+
+def overfitting(rows):
+    """The worst of `OVERFITTING` among the seeds."""
+    seen = [row["catastrophic_overfitting"] for row in rows if row["catastrophic_overfitting"] is not None]
+    return OVERFITTING[max(map(OVERFITTING.index, seen), default=0)]
+
+
+def is_chance(accuracy, examples):
+    """Whether an accuracy, by its Wilson 95 % interval for so many images, is not above that of guessing."""
+    return statistics.wilson(accuracy * examples, examples).low <= CHANCE
+
+
+def share_without_gradient(rows):
+    """The largest share of images without a gradient that is too large for their number, else 0."""
+    shares = [(row["zero_gradient_fraction"], row["examples"]) for row in rows]
+    found = [share for share, count in shares if is_too_many(round(share * count), count, WITHOUT_GRADIENT)]
+    return max(found, default=0)
+
+
+def any_at_chance(rows):
+    """Whether a network of these rows classifies no better than by guessing, without any attack."""
+    return any(is_chance(row["clean_accuracy"], row["examples"]) for row in rows)
+
+
+# In the order of their signs and sentences. A new one is a line here (and its sign one in latex.py).
+MARKS = (
+    Mark("at_end", "†", f"the training ended in {_COLLAPSE}", lambda rows, *_: overfitting(rows) == "at_end"),
+    Mark(
+        "recovered",
+        "‡",
+        f"the training went through {_COLLAPSE} and recovered",
+        lambda rows, *_: overfitting(rows) == "recovered",
+    ),
+    Mark(
+        "failed_checks",
+        FAILED,
+        "fails checks of its evaluation card, so its robustness may be the attack's weakness",
+        lambda rows, settings, failed: ", ".join(failed).replace("_", " "),
+    ),
+    Mark(
+        "chance",
+        CHANCE_SIGN,
+        f"classifies no better than chance ({100 * CHANCE:g}%), with one seed at least: what withstands an "
+        "attack there is no robustness, and no network at chance is marked as the best",
+        lambda rows, *_: any_at_chance(rows),
+    ),
+    Mark(
+        "no_gradient",
+        "‖",
+        "the cross-entropy has no gradient at many images (saturated outputs), with one seed at least: an "
+        "attack may have stood still, and such a network is not marked as the best",
+        lambda rows, *_: f"{share_without_gradient(rows):.0%}" if share_without_gradient(rows) else False,
+    ),
+    Mark(
+        "random",
+        "♯",
+        "answers at random, and each image was judged by one draw (`eot_samples` judges the mean of several)",
+        lambda rows, *_: any(row["random"] == 1 for row in rows),
+    ),
+)
+
+
+def of(rows, settings, failed=()):
+    """Mark -> what was found (True or a text), for those of `MARKS` that an activation deserves."""
+    found = {mark: mark.found(rows, settings, failed) for mark in MARKS}
+    return {mark: what for mark, what in found.items() if what}
+
+
+def sentences(marked):
+    """What a caption says of the marks of its rows; `marked`: their labels, and what :func:`of` returned."""
+    for mark in MARKS:
+        found = {label: marks[mark] for label, marks in marked.items() if mark in marks}
+        details = "; ".join(f"{label}: {what}" for label, what in found.items() if isinstance(what, str))
+        if found:
+            yield f"{mark.sign} {mark.says}{f' ({details})' if details else ''}."

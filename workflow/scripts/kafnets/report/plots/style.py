@@ -1,0 +1,124 @@
+"""How every figure looks: sizes, one colour an activation, and files that are the same bytes every time."""
+
+import io
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot
+from matplotlib.lines import Line2D
+
+from ...registry import ACTIVATIONS, is_trainable
+from ...runtime.files import atomic_path
+from ..summary import label
+
+COLUMN = 3.5  # inches: one column of a two-column page
+PAGE = 7.2
+
+GREY = "#8c8c8c"
+LIGHT = "#d9d9d9"
+
+# Okabe and Ito's colours, told apart under every common colour blindness. A fixed activation and the KAF that
+# starts from it share the colour; the line (dashed, solid) or marker tells them apart.
+_COLOURS = {
+    "kaf": "#000000",
+    "relu": "#0072B2",
+    "kaf_relu": "#0072B2",
+    "elu": "#E69F00",
+    "kaf_elu": "#E69F00",
+    "swish": "#009E73",
+    "kaf_swish": "#009E73",
+    "kaf_free": "#CC79A7",
+    "gelu": "#D55E00",
+    "tanh": "#56B4E9",
+    "softplus": "#8B6914",
+}
+_SPARE = ("#882255", "#44AA99", "#999933", "#AA4499", "#332288")
+
+matplotlib.rcdefaults()  # a matplotlibrc of the user's would change the figures
+matplotlib.rcParams |= {
+    "figure.dpi": 100,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # embeds the fonts as TrueType, which publishers ask for
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
+    "mathtext.fontset": "dejavusans",
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+}
+
+
+def figure(width, height, rows=1, columns=1, **options):
+    """A new figure and its axes in the house style (constrained layout)."""
+    size = (width, height)
+    return pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False, **options)
+
+
+def save(drawn, pdf, png):
+    """Writes a figure as PDF and PNG and closes it; the same figure gives the same bytes."""
+    for path, kind, metadata in ((pdf, "pdf", {"CreationDate": None}), (png, "png", {"Software": None})):
+        content = io.BytesIO()  # matplotlib on a full disk ends in an error that does not say so
+        drawn.savefig(content, format=kind, metadata=metadata)
+        with atomic_path(path) as temporary:
+            temporary.write_bytes(content.getvalue())
+    pyplot.close(drawn)
+
+
+def colour(activation):
+    """The colour of an activation, the same in every figure."""
+    if activation in _COLOURS:
+        return _COLOURS[activation]
+    others = [name for name in ACTIVATIONS if name not in _COLOURS]
+    return _SPARE[others.index(activation) % len(_SPARE)] if activation in others else GREY
+
+
+def is_kaf(activation):
+    """Whether an activation is drawn as a KAF: solid and filled."""
+    return activation in ACTIVATIONS and is_trainable(activation)
+
+
+def line(activation):
+    """The keyword arguments with which `plot` draws an activation's curve."""
+    kaf = is_kaf(activation)
+    return {
+        "color": colour(activation),
+        "linestyle": "-" if kaf else (0, (3, 1.2)),
+        "linewidth": 1.3 if kaf else 1.1,
+        "label": label(activation),
+    }
+
+
+def marker(activation):
+    """The keyword arguments with which `scatter` draws an activation's point: fixed ones thin diamonds, KAFs
+    filled x."""
+    kaf = is_kaf(activation)
+    return {"color": colour(activation), "marker": "X" if kaf else "d", "s": 34 if kaf else 26}
+
+
+def legend(drawn, axes, columns, place="lower"):
+    """One legend for all axes, below ("lower") or above them ("upper")."""
+    handles, names = axes.get_legend_handles_labels()
+    drawn.legend(handles, names, loc=f"outside {place} center", ncols=min(columns, len(names)))
+
+
+def point_key(name, marker, **options):
+    """A legend's entry for a kind of point."""
+    return Line2D([], [], linestyle="none", marker=marker, color=GREY, label=name, **options)
