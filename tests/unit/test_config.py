@@ -188,9 +188,7 @@ RIGHT = {
     (*EXPERIMENT, "activations", 0): one_of(*(name for name in registry.ACTIVATIONS if name != "kaf")),
     (*KAF, "D"): whole(2, 1000),
     (*KAF, "boundary"): number(1e-6, 1000),
-    (*KAF, "bandwidth"): lambda value: (
-        one_of("thesis", "reference")(value) or number(1e-18, 1e6)(value)
-    ),
+    (*KAF, "bandwidth"): lambda value: one_of("thesis", "reference")(value) or number(1e-18, 1e6)(value),
     (*KAF, "std"): number(0, 1000),
     (*KAF, "ridge"): number(1e-12, 1),
     (*KAF, "kernel"): one_of("gaussian", "relu", "softplus"),
