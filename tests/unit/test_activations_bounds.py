@@ -200,14 +200,17 @@ def test_parameters_of_the_wrong_shape_or_device_are_told():
 
 
 @pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0), (0, 3, 4, 4)])
-@pytest.mark.parametrize("arithmetic", ["float32", "float16"])
-def test_nothing_in_nothing_out(shape, arithmetic):
-    layer = KAF(3, arithmetic=arithmetic)
+@pytest.mark.parametrize("arguments", [{}, {"arithmetic": "float16"}, {"trainable_dictionary": True}])
+def test_nothing_in_nothing_out(shape, arguments):
+    layer = KAF(3, **arguments)
     x = torch.zeros(shape, requires_grad=True)
     layer(x).sum().backward()
     assert layer(x).shape == shape and not layer.alpha.grad.any()
-    transformed = torch.func.vmap(torch.func.grad(lambda x: layer(x).sum()))(x.detach()[None])
-    assert transformed.shape == (1, *shape)
+    for count in (1, 0):
+        transformed = torch.func.vmap(torch.func.grad(lambda x: layer(x).sum()))(
+            x.detach().expand(count, *shape)
+        )
+        assert transformed.shape == (count, *shape)
 
 
 def test_the_registry_ends_in_the_same_errors():

@@ -176,6 +176,8 @@ def _shared_cells(dictionary, gamma):
 
 def _count_cells(dictionary, bandwidth):
     low, high = _bounds(dictionary, bandwidth)
+    if not low.numel():
+        return None
     widths = ((high - low) * (2 * bandwidth.detach().double()).sqrt()).max().item()
     if not math.isfinite(widths):
         return None

@@ -165,13 +165,14 @@ def _is_transformed():
 def _check(x, alpha, dictionary, bandwidth, kernel):
     if not x.is_floating_point():
         raise ValueError(f"x must be a floating-point tensor, got {x.dtype}")
-    if alpha.dim() != 2:
-        raise ValueError(f"alpha must be (C, D), got {tuple(alpha.shape)}")
-    if x.dim() < 2 or x.shape[1] != alpha.shape[0]:
-        raise ValueError(f"x must be (N, {alpha.shape[0]}, *) for these alpha, got {tuple(x.shape)}")
-    if dictionary.shape not in (alpha.shape[1:], alpha.shape):
+    size = alpha.shape
+    if len(size) != 2:
+        raise ValueError(f"alpha must be (C, D), got {tuple(size)}")
+    if x.dim() < 2 or x.shape[1] != size[0]:
+        raise ValueError(f"x must be (N, {size[0]}, *) for these alpha, got {tuple(x.shape)}")
+    if dictionary.shape not in (size[1:], size):
         raise ValueError(f"dictionary must be (D,) or (C, D) like alpha, got {tuple(dictionary.shape)}")
-    if bandwidth.shape not in ((), alpha.shape[:1]):
+    if bandwidth.shape not in ((), size[:1]):
         raise ValueError(f"bandwidth must be () or (C,), got {tuple(bandwidth.shape)}")
     if not x.device == alpha.device == dictionary.device == bandwidth.device:
         raise ValueError(
@@ -319,13 +320,22 @@ def _fold_parameter(parameter, at, size, channels, dims, own):
 
 def _fold(size, in_dims, x, alpha, dictionary, bandwidth, own=(False, False)):
     """The arguments of one call whose channels are those of all elements of the vmapped dimension."""
-    channels = alpha.shape[1 if in_dims[1] == 0 else 0]
+    channels = _channels(alpha, in_dims[1])
     return (
         _fold_input(x, in_dims[0], size),
         _fold_parameter(alpha, in_dims[1], size, channels, 2, own=True),
         _fold_parameter(dictionary, in_dims[2], size, channels, 2, own[0]),
         _fold_parameter(bandwidth, in_dims[3], size, channels, 1, own[1]),
     )
+
+
+def _channels(alpha, at):
+    return alpha.shape[1 if at == 0 else 0]
+
+
+def _unfolded(info, at, alpha):
+    """The sizes that the folded channels are of: those of the vmapped dimension and the channels."""
+    return info.batch_size, _channels(alpha, at)
 
 
 class _Kaf(torch.autograd.Function):
@@ -338,9 +348,8 @@ class _Kaf(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x, alpha, dictionary, bandwidth, kernel, backend):
-        size = info.batch_size
-        folded = _fold(size, in_dims, x, alpha, dictionary, bandwidth)
-        return _Kaf.apply(*folded, kernel, backend).unflatten(1, (size, -1)), 1
+        folded = _fold(info.batch_size, in_dims, x, alpha, dictionary, bandwidth)
+        return _Kaf.apply(*folded, kernel, backend).unflatten(1, _unfolded(info, in_dims[1], alpha)), 1
 
 
 class _KafBackward(torch.autograd.Function):
@@ -350,12 +359,11 @@ class _KafBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, grad, x, alpha, dictionary, bandwidth, kernel, backend, needs):
-        size = info.batch_size
-        folded = _fold(size, in_dims[1:], x, alpha, dictionary, bandwidth, needs[2:])
-        grad = _fold_input(grad, in_dims[0], size)
+        folded = _fold(info.batch_size, in_dims[1:], x, alpha, dictionary, bandwidth, needs[2:])
+        grad, size = _fold_input(grad, in_dims[0], info.batch_size), _unfolded(info, in_dims[2], alpha)
         by_x, *others = _KafBackward.apply(grad, *folded, kernel, backend, needs)
-        by_x = None if by_x is None else by_x.unflatten(1, (size, -1))
-        others = [None if g is None else g.unflatten(0, (size, -1)) for g in others]
+        by_x = None if by_x is None else by_x.unflatten(1, size)
+        others = [None if g is None else g.unflatten(0, size) for g in others]
         # what the channels share gets the sum over them
         for i, parameter, at in ((1, dictionary, in_dims[3]), (2, bandwidth, in_dims[4])):
             if others[i] is not None and others[i].dim() > parameter.dim() + (at is None):

@@ -76,7 +76,8 @@ class KAF(nn.Module):
 
     Works under torch.compile, torch.func (vmap, grad, jvp, hessian, ...) and forward-mode differentiation.
     Exported, by torch.export, torch.onnx or torch.jit.trace, it is the formula in torch's own operations,
-    with D times the input in memory; torch.jit.script does not know it, trace or export instead.
+    with D times the input in memory (whether each step of ``arithmetic="float16"`` is rounded is then up to
+    what runs it). torch.jit.script cannot compile it: trace or export instead.
 
     Raises:
         ValueError: naming the bad argument, or an input whose dim 1 is not ``channels``.
