@@ -18,9 +18,9 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 
 def unpack(folder):
     """The library's files that make a record, as in a ZIP of the repository."""
-    (folder / LIBRARY).mkdir(parents=True)
-    for name in ("__init__.py", "records.py", "files.py", "errors.py"):
-        shutil.copy(ROOT / LIBRARY / name, folder / LIBRARY)
+    (folder / LIBRARY / "runtime").mkdir(parents=True)
+    for name in ("__init__", "runtime/__init__", "runtime/records", "runtime/files", "runtime/errors"):
+        shutil.copy(ROOT / LIBRARY / f"{name}.py", folder / LIBRARY / f"{name}.py")
     shutil.copy(ROOT / ".gitignore", folder)
     return folder
 
@@ -40,7 +40,7 @@ def commit(folder, *files):
 
 def recorded(scripts, **variables):
     """The commit and whether it is dirty, as a record made by the library in `scripts` has them."""
-    code = "import json; from kafnets import records; print(json.dumps(records.environment()))"
+    code = "import json; from kafnets.runtime import records; print(json.dumps(records.environment()))"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd="/",
@@ -66,7 +66,7 @@ def test_a_checkout_has_its_commit(checkout):
 @pytest.mark.parametrize(
     ("name", "dirty"),
     [
-        (f"{LIBRARY}/files.py", True),
+        (f"{LIBRARY}/runtime/files.py", True),
         (f"{LIBRARY}/new.py", True),
         ("workflow/rules/new.smk", True),
         ("results/models/record.json", False),
@@ -117,7 +117,7 @@ def test_git_s_variables_point_nowhere_else(checkout, tmp_path):
     other.mkdir()
     (other / "README").touch()
     assert commit(other, "README") != made
-    with open(folder / LIBRARY / "files.py", "a", encoding="utf-8") as file:
+    with open(folder / LIBRARY / "runtime" / "files.py", "a", encoding="utf-8") as file:
         file.write("\n# more\n")
     elsewhere = {"GIT_DIR": str(other / ".git"), "GIT_WORK_TREE": str(other)}
     assert recorded(folder / "workflow/scripts", **elsewhere) == (made, True)

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 
 from tests.repository import ENVIRONMENT, ROOT, copy_repository
 
-SOURCES = sorted((ROOT / "workflow" / "scripts").rglob("*.py"))
+SOURCES = sorted((ROOT / "workflow").rglob("*.py"))
 RULES = [ROOT / "Snakefile", *sorted((ROOT / "workflow" / "rules").glob("*.smk"))]
 # In a command without quotes: numbers and names that a wildcard constraint or the schema holds to [a-z0-9_].
 PLAIN = re.compile(

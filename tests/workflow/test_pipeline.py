@@ -1,5 +1,6 @@
 """The workflow, run for real on handwritten digits in a copy of the repository."""
 
+import contextlib
 import csv
 import json
 import os
@@ -128,17 +129,70 @@ def test_a_second_run_does_nothing(folder):
     assert "Nothing to be done" in tiny(folder).stdout
 
 
-def test_touched_files_rerun_nothing_and_edited_ones_do(folder):
-    model_code = folder / "workflow/scripts/kafnets/models/resnet.py"
-    model_code.touch()
-    (folder / "workflow/scripts/train.py").touch()
-    assert "Nothing to be done" in tiny(folder, "-n").stdout
-    original = model_code.read_text()
-    model_code.write_text(original + "\n# edited\n")
+LIBRARY = "workflow/scripts/kafnets"
+
+
+@contextlib.contextmanager
+def edited(folder, changes):
+    """Files of the repository with other texts: path -> function of the old text (None for a new file)."""
+    paths = {folder / name: change for name, change in changes.items()}
+    before = {path: path.read_text(encoding="utf-8") if path.exists() else None for path in paths}
     try:
-        assert planned(tiny(folder, "-n").stdout)["train"] == 4
+        for path, change in paths.items():
+            path.write_text(change(before[path]), encoding="utf-8")
+        yield
     finally:
-        model_code.write_text(original)
+        for path, text in before.items():
+            path.unlink() if text is None else path.write_text(text, encoding="utf-8")
+
+
+def replaced(old, new):
+    def change(text):
+        assert old in text
+        return text.replace(old, new, 1)
+
+    return change
+
+
+def commented(text):
+    """Another docstring and a comment."""
+    assert text.startswith('"""')
+    return '"""Other words. ' + text[3:] + "\n# edited\n"
+
+
+def test_what_changes_no_code_plans_nothing(folder):
+    (folder / f"{LIBRARY}/models/resnet.py").touch()
+    (folder / "workflow/scripts/train.py").touch()
+    seen = ("models/resnet.py", "activations/kaf/layer.py", "attacks/pgd.py", "report/tables.py")
+    changes = {f"{LIBRARY}/{name}": commented for name in seen}
+    changes["workflow/scripts/train.py"] = commented
+    # a new activation: its file, its line
+    changes[f"{LIBRARY}/activations/mine.py"] = lambda text: (
+        "from torch import nn\n\n\nclass Mine(nn.ReLU): ...\n"
+    )
+    line = '    "mine": Entry("kafnets.activations.mine:Mine", label="Mine"),\n    "relu": Entry('
+    changes[f"{LIBRARY}/registry.py"] = replaced('    "relu": Entry(', line)
+    changes[f"{LIBRARY}/models/empty.py"] = lambda text: ""
+    with edited(folder, changes):
+        assert "Nothing to be done" in tiny(folder, "-n").stdout
+
+
+@pytest.mark.parametrize(
+    "name, line, jobs",
+    [
+        ("models/resnet.py", "from torch import nn", {"train": 4, "evaluate": 16}),
+        # what computes a KAF is no part of a network without one, but of attacks on it from a KAF's network
+        ("activations/kaf/cpu.py", "import ctypes", {"train": 2, "evaluate": 8 + 2}),
+        ("attacks/thesis.py", "from .arguments import", {"evaluate": 4}),
+        ("training/lr_range.py", "import math", {}),
+        ("report/plots/radii.py", "import numpy", {"plot_radii": 1}),
+    ],
+)
+def test_an_edit_plans_what_runs_it_and_nothing_else(folder, name, line, jobs):
+    with edited(folder, {f"{LIBRARY}/{name}": replaced(line, f"EDITED = 1\n\n{line}")}):
+        found = planned(tiny(folder, "-n").stdout)
+    kinds = ("train", "evaluate") if "train" in jobs else ("train", "evaluate", "plot_radii")
+    assert {kind: found[kind] for kind in kinds if found.get(kind)} == jobs
 
 
 def test_only_what_a_change_concerns_runs_again(folder):

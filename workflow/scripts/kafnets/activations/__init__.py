@@ -11,9 +11,9 @@ __all__ = ["KAF", "create_activation", "functional"]
 def __getattr__(name):
     # on first use: a network without KAFs runs none of their code
     if name == "KAF":
-        return importlib.import_module(".kaf.layer", __name__).KAF
+        return importlib.import_module("kafnets.activations.kaf.layer").KAF
     if name == "functional":
-        return importlib.import_module(".kaf.functional", __name__)
+        return importlib.import_module("kafnets.activations.kaf.functional")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -1,4 +1,4 @@
-"""The configuration handed out in slices, one for each step (kafnets/validation.py checks it).
+"""The configuration handed out in slices, one for each step (kafnets/config/checks.py checks it).
 
 Imports nothing heavy: the workflow reads it in a process that has no torch.
 """

@@ -118,7 +118,7 @@ def _git():
     try:
         # the path from the top level of the repository that tracks it: another's would be longer, or an error
         tracked = ask("ls-files", "--full-name", "--error-unmatch", "--", file.name)
-        if tracked != b"workflow/scripts/kafnets/records.py":
+        if tracked != f"workflow/scripts/{__name__.replace('.', '/')}.py".encode():
             return {"git_commit": None, "git_dirty": None}
         edited = ask("status", "--porcelain", "--untracked-files=no")
         added = ask("ls-files", "--others", "--exclude-standard", "--", ":/workflow")
