@@ -95,9 +95,9 @@ def optional_imports():
                 yield tuple(argument.value for argument in node.args)
 
 
-def test_the_readme_shows_what_runs(plain, tmp_path):
-    section = (ROOT / "README.md").read_text(encoding="utf-8").partition("## As a library")[2]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+def test_the_documentation_shows_what_runs(plain, tmp_path):
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    code = re.search(r"```python\n(.*?)```", page, re.DOTALL)[1]
     show = "import json; print(json.dumps([kafnets.__file__, list(result.robust.shape)]))"
     where, shape = json.loads(run(plain, f"{code}\n{show}", tmp_path))
     assert where.startswith(str(standin.site_packages(plain.parents[1]))) and shape == [8]

@@ -1,4 +1,4 @@
-"""Every command of README.md: run here, in an environment made as it says, or known to be run elsewhere."""
+"""Every command of README.md and docs/: run here, in an environment made as they say, or listed with a reason."""
 
 import re
 import subprocess
@@ -19,6 +19,7 @@ RUN = {
     ),
     "snakemake --cores 8 --report report.zip": (r"are missing \(results/summary.csv\)", 2),
     'python -c "import torch; print(torch.cuda.is_available())"': ("True|False", 0),
+    "PYTHONPATH=workflow/scripts python docs/images/reference.py": ("", 0),
 }
 # With DRY: what they would do.
 DRY = {"snakemake": "-n", "make": "-nB"}
@@ -31,6 +32,7 @@ PLANNED = {
     "snakemake --cores 8 lr_range": r"lr_range_test +15\n",
     "snakemake --cores 1 partial": r"partial +1\n",
     "snakemake --cores 1 --touch": r"train +15\n",
+    "snakemake --cores 8 --forceall": r"train +15\n",
     "snakemake --workflow-profile profiles/slurm": r"train +15\n",
 }
 # Run, or a part of them, by a test; or the reason why they cannot be run.
@@ -38,6 +40,10 @@ ELSEWHERE = {
     "make test": "what runs this",
     "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
     "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
+    "make venv": "the beginning of every command that is run here",
+    "snakemake --snakefile /path/to/clone/Snakefile": (
+        "tests/workflow/test_places.py::test_another_folder_and_a_narrow_locale"
+    ),
     "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
         "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"
@@ -72,7 +78,8 @@ def dry(command):
     return f"{command} {DRY[command.split()[0]]}"
 
 
-COMMANDS = commands((ROOT / "README.md").read_text(encoding="utf-8"))
+PAGES = (ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md")))
+COMMANDS = commands("".join(page.read_text(encoding="utf-8") for page in PAGES))
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def resolve(name):
         if not torch.cuda.is_available():
             raise UserError(
                 "device: cuda was asked for, but torch finds no GPU; "
-                "write device: auto or cpu, or see the README's troubleshooting"
+                "write device: auto or cpu, or see docs/troubleshooting.md"
             )
         return _gpu()
     raise UserError(f"device: {name!r} is not known; write auto, cpu or cuda")
