@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/: run here, in an environment made as they say, or listed with a reason."""
+"""Every command of README.md and docs/ is run here, in an environment made as they say, or has a reason."""
 
 import re
 import subprocess
