@@ -11,10 +11,10 @@ import argparse
 from pathlib import Path
 
 import torch
+from kafnets.activations import active_backend
 from kafnets.data.dataset import load
 from kafnets.evaluation.judge import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
 from kafnets.models import load_model
-from kafnets.registry import ACTIVATIONS
 from kafnets.runtime import checkpoint, cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.errors import UserError
@@ -83,7 +83,7 @@ def main():
         if settings.get("method") not in RESUMABLE:  # a signal ends these at once
             run(arguments, settings, dataset, device, facts)
             return 0
-        backend = kaf_backend(settings.get("activation"), device)
+        backend = active_backend(settings.get("activation"), device)
         name = checkpoint.fingerprint({**facts, "device": device.type, "kaf_backend": backend})
         checkpoint_path = checkpoint.beside(arguments.record, name)
         with SignalFlag() as stop:
@@ -132,11 +132,6 @@ def run(arguments, settings, dataset, device, facts, memory=None):
             "verdicts_sha256": sha256(arguments.verdicts),
         },
     )
-
-
-def kaf_backend(activation, device):
-    """What computes the network's KAFs; None where there are none, for choosing it may compile it first."""
-    return ACTIVATIONS[activation].backend_on(device) if activation in ACTIVATIONS else None
 
 
 def positive(text):

@@ -5,7 +5,7 @@ import importlib
 from ..registry import ACTIVATIONS, lookup
 from ..runtime.errors import UserError
 
-__all__ = ["KAF", "create_activation", "functional"]
+__all__ = ["KAF", "active_backend", "create_activation", "functional"]
 
 
 def __getattr__(name):
@@ -35,3 +35,11 @@ def create_activation(name, channels, **arguments):
         return entry.load()(*positional, **arguments)
     except TypeError as error:
         raise UserError(f"arguments of {name}: {error}") from None
+
+
+def active_backend(name, device):
+    """Which implementation computes the activation `name` on `device`, compiled if it must be.
+
+    None where there is only one, and for a name that the registry does not know.
+    """
+    return ACTIVATIONS[name].backend_on(device) if name in ACTIVATIONS else None

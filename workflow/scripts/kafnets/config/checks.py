@@ -16,7 +16,8 @@ from pathlib import Path
 from .. import registry
 from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED, is_trainable
 from ..runtime.errors import UserError, optional
-from .slices import WORST_CASE, fraction, rates, source_activations, worst_case_attacks
+from ..runtime.units import fraction
+from .slices import WORST_CASE, rates, source_activations, worst_case_attacks
 
 # Beyond these a configuration is a mistake or an attack (YAML aliases can grow without end), not a grid.
 MAX_ENTRIES = 200_000

@@ -4,29 +4,13 @@ Imports nothing heavy: the workflow reads it in a process that has no torch.
 """
 
 from ..registry import ATTACKS
-from ..runtime.errors import UserError
+from ..runtime.units import fraction
 
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
 NUM_CLASSES = 10  # of every data set of the registry
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
-
-
-def fraction(text):
-    """ "8/255" as a float, in units of the pixel range [0, 1].
-
-    Raises:
-        UserError: for anything but a number over 255 within [0, 1].
-    """
-    numerator, _, denominator = str(text).partition("/")
-    try:
-        value = float(numerator) / 255
-    except ValueError:
-        value = -1.0
-    if denominator != "255" or not 0 <= value <= 1:
-        raise UserError(f"{text!r} is not a radius; write it as n/255, for example 8/255")
-    return value
 
 
 def _plain(value):

@@ -10,9 +10,9 @@ from ..attacks.auto_attack import square
 from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict
 from ..attacks.black_box import noise, transfer
 from ..attacks.pgd import fgsm, pgd
-from ..config.slices import fraction
 from ..evaluation.inspection import check_judgeable, fast_copy, sample
 from ..runtime.errors import UserError
+from ..runtime.units import fraction
 from . import checks, gradients, layers
 
 # PGD's step over the radii: its iterations can cross the ball and come back a quarter (Madry et al. 2018).

@@ -10,13 +10,13 @@ from ..attacks.base import default_batch_size, device_of, frozen, is_correct, pr
 from ..attacks.expectation import Expectation
 from ..attacks.pgd import margins, most_margin
 from ..chance import is_too_many
-from ..config.slices import fraction
 from ..diagnostics.checks import WITHOUT_GRADIENT
 from ..registry import ATTACKS, lookup
 from ..runtime import checkpoint
 from ..runtime.device import exact_convolutions
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.progress import bar, duration, line
+from ..runtime.units import fraction
 from .inspection import check_judgeable, fast_copy, sample
 
 # Of a slice of the configuration, what says which cell it is; the rest goes to the attack.

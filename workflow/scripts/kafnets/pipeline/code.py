@@ -13,11 +13,17 @@ import functools
 import hashlib
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
 # It says where things are; what it says of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = f"{LIBRARY}.registry"
+_FILE_NAME = re.compile(r"\w+\.[a-z]+")
+# Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
+_LEFT_OUT = {"ctx", "kind", "type_comment"}
+_DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef}
+_IMPORTS = {ast.Import, ast.ImportFrom}
 
 
 def of_step(script, entries=()):
@@ -27,9 +33,14 @@ def of_step(script, entries=()):
         script (str): a file of workflow/scripts.
         entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
     """
-    said = sorted({repr((entry.target, sorted(entry.arguments.items()))) for entry in entries})
-    modules = sorted({entry.target.partition(":")[0] for entry in entries})
-    return _of_step(script, tuple(modules), tuple(said))
+    said = sorted({repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries})
+    return _of_step(script, modules_of(entries), tuple(said))
+
+
+def modules_of(entries):
+    """The dotted names of the modules in which entries of the registry have their code."""
+    targets = [target for entry in entries for target in (entry.target, entry.backend) if target]
+    return tuple(sorted({target.partition(":")[0] for target in targets}))
 
 
 @functools.cache
@@ -49,29 +60,28 @@ def checksum(script, modules=(), beside=None):
         str: hexadecimal; it changes when a file of :func:`files` changes in what it does.
     """
     digest = hashlib.sha256()
-    for path in files(script, tuple(sorted(set(modules))), beside):
-        digest.update(path.name.encode() + b"\0" + _content(path, path.stat().st_mtime_ns) + b"\0")
+    for name, path in files(script, tuple(sorted(set(modules))), beside):
+        digest.update(f"{name}\0{_checksum_of(path)}\0".encode())
     return digest.hexdigest()
 
 
 @functools.cache
 def files(script, modules=(), beside=None):
-    """The files of code that a step runs, ordered by name; arguments as of :func:`checksum`."""
+    """The files of code that a step runs, as (name, path), ordered by name; arguments as of :func:`checksum`.
+
+    The name of a Python file is that of its module, that of another file its file name.
+    """
     found = {}
-    queue = [_as_module(SCRIPTS / script), *modules]
+    queue = [Path(script).stem, *modules]
     while queue:
         name = queue.pop()
         path = _file_of(name, beside)
         if name in found or path is None or name == _NOT_FOLLOWED:
             continue
         found[name] = path
-        queue += [*_parents(name), *_imports(path, name, path.stem == "__init__")]
-    data = {file for path in found.values() for file in _read_by(path)}
-    return tuple(sorted({*found.values(), *data}))
-
-
-def _as_module(script):
-    return ".".join(script.relative_to(SCRIPTS).with_suffix("").parts)
+        queue += [*_parents(name), *_imports(path, name)]
+    read = {file.name: file for path in list(found.values()) for file in _read_by(path)}
+    return tuple(sorted({**found, **read}.items()))
 
 
 def _parents(name):
@@ -80,6 +90,7 @@ def _parents(name):
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
+@functools.cache
 def _file_of(name, beside=None):
     """The file of a module of the library, of the scripts, or of the user's own; None for any other."""
     for folder in (SCRIPTS, *([] if beside is None else [Path(beside)])):
@@ -90,57 +101,85 @@ def _file_of(name, beside=None):
     return None
 
 
-@functools.cache
-def _tree(path):
-    return ast.parse(path.read_text(encoding="utf-8"), str(path))
-
-
-@functools.cache
-def _imports(path, name, is_package):
+def _imports(path, name):
     """The dotted names that a file imports anywhere; what `from a import b` names may be a module or not."""
     found = []
-    package = name.split(".") if is_package else name.split(".")[:-1]
-    for node in ast.walk(_tree(path)):
+    package = name.split(".") if path.stem == "__init__" else name.split(".")[:-1]
+    for node in _source(path).imports:
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             start = package[: len(package) - node.level + 1] if node.level else []
             base = ".".join([*start, *([node.module] if node.module else [])])
             found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
     return found
 
 
-@functools.cache
 def _read_by(path):
     """Files beside a module that its code names, such as C++ that it compiles."""
-    names = {node.value for node in ast.walk(_tree(path)) if _is_file_name(node)}
-    return [path.parent / name for name in sorted(names) if (path.parent / name).is_file()]
+    return [path.parent / name for name in _source(path).names if (path.parent / name).is_file()]
 
 
-def _is_file_name(node):
-    return isinstance(node, ast.Constant) and bool(re.fullmatch(r"\w+\.[a-z]+", str(node.value)))
+def _checksum_of(path):
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return _source(path).checksum
+
+
+class _Source(NamedTuple):
+    """What one Python file holds."""
+
+    imports: tuple  # of ast.Import and ast.ImportFrom
+    names: tuple  # of strings that look like file names
+    checksum: str  # of its syntax tree
 
 
 @functools.cache
-def _content(path, _modified):
-    """What a file does, as bytes."""
-    if path.suffix != ".py":
-        return path.read_bytes()
-    return repr(_canonical(_tree(path))).encode()
+def _source(path):
+    """One walk over the syntax tree of a file, which is quick: each process of Snakemake reads many files.
+
+    The checksum is of the tree with one value a line, parents first: of a node its type and the names of its
+    fields, of a list its length, then what is in them. Docstrings, positions in the file and empty fields are
+    left out, so that it is the same in every version of Python.
+    """
+    lines, imports, names = [], [], set()
+    waiting = [ast.parse(path.read_bytes(), str(path))]
+    while waiting:
+        item = waiting.pop()
+        kind = type(item)
+        if kind is list:
+            lines.append(f"[{len(item)}]")
+            waiting += item
+            continue
+        fields = _fields(kind)
+        if fields is None:  # a name or a constant
+            lines.append(repr(item))
+            if kind is str and "." in item and _FILE_NAME.fullmatch(item):
+                names.add(item)
+            continue
+        lines.append(kind.__name__)
+        if kind in _DOCUMENTED and _has_docstring(item):
+            del item.body[0]
+        elif kind in _IMPORTS:
+            imports.append(item)
+        for field in fields:
+            value = getattr(item, field, None)
+            if value is not None and value != []:
+                lines.append(field)
+                waiting.append(value)
+    checksum = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return _Source(tuple(imports), tuple(sorted(names)), checksum)
 
 
-def _canonical(node):
-    """A syntax tree as nested tuples without docstrings, places and empty fields, alike for every Python."""
-    if isinstance(node, list):
-        return tuple(_canonical(item) for item in node)
-    if not isinstance(node, ast.AST):
-        return node
-    fields = {name: value for name, value in ast.iter_fields(node) if value not in (None, [])}
-    if _has_docstring(node):
-        fields["body"] = fields["body"][1:]
-    return type(node).__name__, *((name, _canonical(value)) for name, value in fields.items())
+@functools.cache
+def _fields(kind):
+    """The fields of a type of node that say something; None for what is no node."""
+    if not issubclass(kind, ast.AST):
+        return None
+    return tuple(name for name in kind._fields if name not in _LEFT_OUT)
 
 
 def _has_docstring(node):
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    return isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None
+    first = node.body[0] if node.body else None
+    constant = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    return constant and isinstance(first.value.value, str)

@@ -1,12 +1,12 @@
 """Adversarial training that can be interrupted at any moment."""
 
+import importlib
+
 __all__ = ["initial_model", "train"]
 
 
 def __getattr__(name):
-    # on first use: the learning-rate schedule is read where there is no torch
+    # on first use: what reads the learning-rate schedule needs no torch, and does not depend on the loop
     if name in __all__:
-        from . import loop
-
-        return getattr(loop, name)
+        return getattr(importlib.import_module(".loop", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -8,13 +8,14 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..config.slices import fraction
+from ..activations import active_backend
 from ..models import create_model
-from ..registry import ACTIVATIONS, ADVERSARIES, lookup
+from ..registry import ADVERSARIES, lookup
 from ..runtime import checkpoint, progress
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.graphs import Replayed, computing_on
 from ..runtime.interruption import Interrupted, SignalFlag
+from ..runtime.units import fraction
 from . import monitor, nonfinite
 from .augmentation import AUGMENTATIONS
 from .schedule import learning_rates
@@ -318,13 +319,9 @@ def _floats(images, device):
 
 def run_fingerprint(settings, dataset, device, code=""):
     """A short name of all that decides a run's weights: settings, data, code, and how a KAF is computed."""
-    facts = {"settings": settings, "data": dataset.sha256, "kaf_backend": kaf_backend(settings, device)}
+    backend = active_backend(settings["activation"], device)
+    facts = {"settings": settings, "data": dataset.sha256, "kaf_backend": backend}
     return checkpoint.fingerprint({**facts, "code": code})
-
-
-def kaf_backend(settings, device):
-    """The implementation that computes this run's KAFs on `device`; None for another activation."""
-    return ACTIVATIONS[settings["activation"]].backend_on(device)
 
 
 def train(
@@ -426,7 +423,7 @@ def _train(settings, dataset, device, checkpoint_path, checkpoint_seconds, defer
         history,
         {
             "parameters": training.parameters,
-            "kaf_backend": kaf_backend(settings, device),
+            "kaf_backend": active_backend(settings["activation"], device),
             "seconds": clock.total(),
             "probe_examples": len(measure.held_out[1]),
         },
