@@ -15,10 +15,12 @@ from torch import nn
 from ..activations.kaf import functional
 from ..activations.kaf.layer import KAF
 from ..registry import ACTIVATIONS
-from .arguments import check_choice, check_integer, check_radius, check_real, prepare
+from .arguments import check_choice, check_integer, check_real, prepare
+from .balls import RandomStarts, check_radius
 from .base import frozen, is_correct, predict
 from .black_box import checked_sources, craft
-from .pgd import LOSSES, RandomStarts, pgd
+from .losses import LOSSES
+from .pgd import pgd
 
 BACKWARDS = ("exact", "wider", "silu", "differences")
 ENSEMBLE = "ensemble"

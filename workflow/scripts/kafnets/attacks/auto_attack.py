@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from ..runtime.errors import optional
-from .arguments import check_integer, check_radius, prepare
-from .base import Counted, InItsType, frozen, into_ball, is_correct, predict, rows_of, seeded
-from .pgd import margins, most_margin
+from .arguments import check_integer, prepare
+from .balls import check_radius, into_ball
+from .base import Counted, InItsType, frozen, is_correct, predict, rows_of, seeded
+from .losses import margins, most_margin
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 # APGD-CE once more where the softmax saturates; in the whole ensemble the other three stand in.
@@ -50,7 +51,7 @@ def apgd_ce(model, images, labels, *, eps, norm="linf", iterations=100, restarts
     """Auto-PGD on the cross-entropy, which needs no step size. Arguments: :func:`autoattack`.
 
     Images whose cross-entropy has no gradient that arithmetic can hold (see
-    :func:`kafnets.attacks.pgd.unsaturated`) are attacked a second time, all logits divided by one number.
+    :func:`kafnets.attacks.losses.unsaturated`) are attacked a second time, all logits divided by one number.
     """
     parameters = {"n_iter": iterations, "n_restarts": restarts}
     parts = ("apgd_ce", _TEMPERED)

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .arguments import check_integer, check_radius, check_real, prepare
+from .arguments import check_integer, check_real, prepare
+from .balls import check_radius
 from .base import frozen, is_correct, predict
 from .pgd import pgd
 

@@ -8,23 +8,10 @@ import math
 import torch
 
 from ..runtime.errors import optional
-from .arguments import check_choice, check_integer, check_real, prepare
-from .base import (
-    HALVES,
-    NORMS,
-    Counted,
-    InItsType,
-    distances,
-    frozen,
-    into_ball,
-    is_correct,
-    lengths,
-    per_image,
-    predict,
-    rows_of,
-    seeded,
-)
-from .pgd import margins as logit_margins
+from .arguments import HALVES, check_choice, check_integer, check_real, prepare
+from .balls import NORMS, distances, into_ball, lengths, per_image
+from .base import Counted, InItsType, frozen, is_correct, predict, rows_of, seeded
+from .losses import margins as logit_margins
 
 
 def cw(
