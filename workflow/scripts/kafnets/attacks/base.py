@@ -122,12 +122,12 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A model that counts what it is asked, `queries` already: forward and backward passes, in images."""
+    """A model that counts what it is asked: forward and backward passes, in images."""
 
-    def __init__(self, model, queries=0):
+    def __init__(self, model):
         super().__init__()
         self.model = model
-        self.queries, self.gradients = queries, 0
+        self.queries = self.gradients = 0
 
     def forward(self, images):
         self.queries += len(images)
