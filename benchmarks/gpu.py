@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 from kafnets import KAF
 from kafnets.activations.kaf import gpu
 from kafnets.activations.kaf.functional import kaf
-from kafnets.attacks import pgd
+from kafnets.attacks import pgd, slots
 from kafnets.evaluation.judge import IDENTITY
 from kafnets.models import create_model
 from kafnets.runtime import cli, records
@@ -119,14 +119,13 @@ def training_graph(device, precision):
 
 def pgd_graph(device):
     """Whether a PGD step is captured and passes its trial."""
-    module, steps = sys.modules[pgd.__module__], []
-    make = module._step_of
+    make, steps = slots._step_of, []
 
     def noted(*given):
         steps.append(make(*given))
         return steps[-1]
 
-    module._step_of = noted
+    slots._step_of = noted
     try:
         model = create_model("resnet20", "kaf").to(device).eval()
         images = random_images(256).train_images.to(device).float() / 255
@@ -134,7 +133,7 @@ def pgd_graph(device):
             labels = model(images).argmax(1)
         pgd(model, images, labels, eps=1e-6, step=1e-7, iterations=40, restarts=2, batch_size=256)
     finally:
-        module._step_of = make
+        slots._step_of = make
     return any(getattr(step, "graph", None) is not None for step in steps)
 
 

@@ -11,7 +11,8 @@ from attack_cases import EPS, STEP, a_set, small_net
 from kafnets import attacks
 from kafnets.attacks import auto_attack as standard
 from kafnets.attacks import pgd
-from kafnets.attacks.base import HALVES, into_ball
+from kafnets.attacks.arguments import HALVES
+from kafnets.attacks.balls import into_ball
 from kafnets.registry import ATTACKS
 from torch import nn
 from torch.nn import functional

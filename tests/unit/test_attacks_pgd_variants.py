@@ -1,14 +1,15 @@
 """The losses, norms, targets and momentum of PGD, against an independent library and literal loops."""
 
 import math
-import sys
 from itertools import pairwise
 
 import pytest
 import torch
 from attack_cases import EPS, STEP, a_set, check_witnesses, random_starts, small_net
-from kafnets.attacks import pgd
-from kafnets.attacks.pgd import LOSSES, RandomStarts
+from kafnets.attacks import pgd, slots
+from kafnets.attacks.balls import RandomStarts
+from kafnets.attacks.losses import LOSSES
+from kafnets.runtime.graphs import StepWithGraph
 from torch.nn import functional
 
 
@@ -157,29 +158,27 @@ def test_wrong_variants_are_named(arguments, name):
 @pytest.mark.parametrize("batch_size", [7, 48])
 def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch, batch_size, arguments):
     """As with a CUDA graph, which no slot can leave: the steps are ordinary ones, on all rows."""
-    module = sys.modules[pgd.__module__]
     net = small_net()
     images, labels = a_set(net)
     settings = {"eps": EPS, "step": STEP, "iterations": 5, "restarts": 3, **arguments}
     plain = pgd(net, images, labels, batch_size=batch_size, **settings)
-    make, sizes, padded = module._step_of, [], []
+    make, sizes, padded = slots._step_of, [], []
 
-    class Graph(module._Replayed):
-        graph = True
+    class Graph(StepWithGraph):
+        def __init__(self, step, device, size):
+            super().__init__(step, device, size)
+            self.graph = True
+            sizes.append(size)
 
-        def __init__(self, step, slots):
-            self.step, self.slots, self.usable = step, slots, True
-            sizes.append(slots)
+        def __call__(self, points, *others):
+            assert len(points) == self.size
+            padded.append(self.size)
+            return self.step(points, *others)
 
-        def __call__(self, slot):
-            assert len(slot["points"]) == self.slots
-            padded.append(self.slots)
-            return self.step(slot)
+    def always_a_graph(model, rule, device, size, passes):
+        return Graph(make(model, rule, device, size, 0), device, size)
 
-    def always_a_graph(model, rule, slots, passes):
-        return Graph(make(model, rule, slots, 0), slots)
-
-    monkeypatch.setattr(module, "_step_of", always_a_graph)
+    monkeypatch.setattr(slots, "_step_of", always_a_graph)
     replayed = pgd(net, images, labels, batch_size=batch_size, **settings)
     assert torch.equal(plain.robust, replayed.robust) and torch.equal(plain.clean, replayed.clean)
     torch.testing.assert_close(plain.adversarial, replayed.adversarial)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from kafnets.attacks.pgd import LOSSES, most_margin, unsaturated
+from kafnets.attacks.losses import LOSSES, most_margin, unsaturated
 from kafnets.evaluation.judge import evaluate
 from torch import nn
 from torch.nn import functional

@@ -15,10 +15,12 @@ from torch import nn
 from ..activations.kaf import functional
 from ..activations.kaf.layer import KAF
 from ..registry import ACTIVATIONS
-from .arguments import check_choice, check_integer, check_radius, check_real, prepare
-from .base import frozen, is_correct, predict
+from .arguments import check_choice, check_integer, check_real, prepare
+from .balls import RandomStarts, check_radius
 from .black_box import checked_sources, craft
-from .pgd import LOSSES, RandomStarts, pgd
+from .losses import LOSSES
+from .pgd import pgd
+from .survivors import Survivors
 
 BACKWARDS = ("exact", "wider", "silu", "differences")
 ENSEMBLE = "ensemble"
@@ -77,41 +79,38 @@ def adaptive_pgd(
     check_choice("loss", loss, (ENSEMBLE, *LOSSES))
     losses = list(LOSSES) if loss == ENSEMBLE else [loss]
     attacked = with_surrogates(model, backward, width=width, delta=delta)
-    pixels, classes, batch_size = task.images, task.labels, task.batch_size
+    rule = {"eps": eps, "step": step, "iterations": iterations, "norm": norm, "batch_size": task.batch_size}
+    random = RandomStarts(task.images, eps, seed, norm)
     _, clean = task.answers()
-    adversarial, robust, queries, gradients = pixels.clone(), clean.clone(), len(images), 0
-    random = RandomStarts(pixels, eps, seed, norm)
-    rule = {"eps": eps, "step": step, "iterations": iterations, "norm": norm, "batch_size": batch_size}
+    survivors = Survivors(task, clean)
     for run in range(len(sources) + restarts):
-        rows = robust.nonzero()[:, 0]
+        rows = survivors.rows()
         if not len(rows):
             break
+        pixels, classes = task.images[rows], task.labels[rows]
         if run < len(sources):
-            crafted = craft(sources[run], pixels[rows], classes[rows], momentum=_MOMENTUM, **rule)
-            starts, spent = crafted.adversarial, [crafted]
+            crafted = craft(sources[run], pixels, classes, momentum=_MOMENTUM, **rule)
+            survivors.add_cost(crafted)
+            starts = crafted.adversarial
         else:
-            starts, spent = random[run - len(sources)][rows], []
+            starts = random[run - len(sources)][rows]
         found = pgd(
             attacked,
-            pixels[rows],
-            classes[rows],
+            pixels,
+            classes,
             loss=losses[run % len(losses)],
             momentum=momentum,
             targets=targets,
             starts=starts.expand(max(targets, 1), *starts.shape),
             **rule,
         )
-        with frozen(model):
-            fooled = ~is_correct(predict(model, found.adversarial, batch_size), classes[rows])
-        adversarial[rows[fooled]] = found.adversarial[fooled]
-        robust[rows[fooled]] = False
-        queries += sum(one.queries for one in (*spent, found)) + len(rows)
-        gradients += sum(one.gradients for one in (*spent, found))
+        survivors.add_cost(found)
+        survivors.judge(rows, found.adversarial)
         if progress is not None:
             left = len(sources) + restarts - run - 1
-            most = left * int(robust.sum()) * (iterations + 1) * max(targets, 1)
-            progress(queries, most, robust.double().mean().item())
-    return task.result(adversarial, robust, clean, queries, gradients)
+            most = left * int(survivors.robust.sum()) * (iterations + 1) * max(targets, 1)
+            progress(survivors.queries, most, survivors.accuracy)
+    return survivors.result()
 
 
 def with_surrogates(model, backward, *, width=2.0, delta=1.0):

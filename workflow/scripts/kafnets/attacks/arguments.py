@@ -12,8 +12,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..runtime.errors import is_out_of_memory
-from .base import HALVES, NORMS, AttackResult, default_batch_size, device_of, frozen, is_correct, predict
+from .base import AttackResult, default_batch_size, device_of, frozen, is_correct, predict
 
+HALVES = (torch.float16, torch.bfloat16)
 _DTYPES = (*HALVES, torch.float32, torch.float64)
 
 
@@ -188,12 +189,6 @@ def as_pixels(model, images, device):
     """Bytes (N, C, H, W) as channels-last pixels in [0, 1] on `device`, of the type of the model's own."""
     dtype = next((one.dtype for one in model.parameters() if one.is_floating_point()), torch.float32)
     return (images.to(device).float() / 255).to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def check_radius(eps, norm):
-    """The radius of a ball as a float; in the L-infinity norm it is at most 1."""
-    check_choice("norm", norm, NORMS)
-    return check_real("eps", eps, 0, 1 if norm == "linf" else math.inf)
 
 
 def check_choice(name, value, known):

@@ -8,9 +8,11 @@ import torch
 from torch import nn
 
 from ..runtime.errors import optional
-from .arguments import check_integer, check_radius, prepare
-from .base import Counted, InItsType, frozen, into_ball, is_correct, predict, rows_of, seeded
-from .pgd import margins, most_margin
+from .arguments import check_integer, prepare
+from .balls import check_radius, into_ball
+from .base import Counted, InItsType, frozen, rows_of, seeded
+from .losses import margins, most_margin
+from .survivors import Survivors
 
 PARTS = ("apgd_ce", "apgd_t", "fab_t", "square")
 # APGD-CE once more where the softmax saturates; in the whole ensemble the other three stand in.
@@ -50,7 +52,7 @@ def apgd_ce(model, images, labels, *, eps, norm="linf", iterations=100, restarts
     """Auto-PGD on the cross-entropy, which needs no step size. Arguments: :func:`autoattack`.
 
     Images whose cross-entropy has no gradient that arithmetic can hold (see
-    :func:`kafnets.attacks.pgd.unsaturated`) are attacked a second time, all logits divided by one number.
+    :func:`kafnets.attacks.losses.unsaturated`) are attacked a second time, all logits divided by one number.
     """
     parameters = {"n_iter": iterations, "n_restarts": restarts}
     parts = ("apgd_ce", _TEMPERED)
@@ -86,38 +88,35 @@ def _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress,
     parameters = {name: check_integer(_OURS[name], value, 1) for name, value in parameters.items()}
     package = optional("pyautoattack", "attacks")
     task.images = pixels = task.images.contiguous()  # the package reads no other order
-    adversarial = pixels.clone()
-    counted = Counted(model, queries=len(images))
+    counted = Counted(model)
     searched = InItsType(counted, pixels.dtype)
     with frozen(searched), seeded(seed, device):
         logits, clean = task.answers()
         if logits is None:
             return task.nothing()
-        robust = clean.clone()
+        survivors = Survivors(task, clean)
         rivals = min(9, logits.shape[1] - 1)
         if rivals < 3 and "apgd_t" in parts:
             raise ValueError(f"model: the DLR loss needs at least four classes, found {logits.shape[1]}")
         lead, most = -margins(logits, classes), most_margin(logits.dtype)
         done = 0
         for number, part in enumerate(parts):
-            standing, attacked = robust, searched
+            standing, attacked = survivors.robust, searched
             if part == _TEMPERED:
-                standing = robust & (lead > most)
+                standing = survivors.robust & (lead > most)
                 if not standing.any():
                     continue
                 attacked = _Tempered(searched, 2 * lead[standing].amax() / most)
             run = _build(package, attacked, part, eps, norm, seed, rivals, device, parameters)
             for rows in rows_of(standing, batch_size):
                 found = into_ball(run(pixels[rows], classes[rows]).detach(), pixels[rows], eps, norm)
-                fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
-                adversarial[rows[fooled]] = found[fooled]
-                robust[rows[fooled]] = False
+                survivors.judge(rows, found)
                 done += len(rows)
                 if progress is not None:
-                    progress(
-                        done, int(robust.sum()) * (len(parts) - 1 - number), robust.double().mean().item()
-                    )
-    return task.result(adversarial, robust, clean, counted.queries, counted.gradients)
+                    left = int(survivors.robust.sum()) * (len(parts) - 1 - number)
+                    progress(done, left, survivors.accuracy)
+    survivors.add_cost(counted)
+    return survivors.result()
 
 
 def _check_form(images, parts, norm):

@@ -1,13 +1,10 @@
-"""What all attacks share: their result, the state a model is attacked in, the ball."""
+"""What all attacks share: their result, and the state in which a model is attacked."""
 
 import contextlib
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-
-NORMS = ("linf", "l2")
-HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass
@@ -125,12 +122,12 @@ class _ContiguousGradient(torch.autograd.Function):
 
 
 class Counted(nn.Module):
-    """A model that counts what it is asked, `queries` already: forward and backward passes, in images."""
+    """A model that counts what it is asked: forward and backward passes, in images."""
 
-    def __init__(self, model, queries=0):
+    def __init__(self, model):
         super().__init__()
         self.model = model
-        self.queries, self.gradients = queries, 0
+        self.queries = self.gradients = 0
 
     def forward(self, images):
         self.queries += len(images)
@@ -166,53 +163,3 @@ def rows_of(chosen, batch_size):
     """The rows where `chosen`, (N,) bool, is True, in batches; none where it is nowhere."""
     rows = chosen.nonzero()[:, 0]
     return rows.split(batch_size) if len(rows) else ()
-
-
-def distances(images, others, norm):
-    """How far every image is from its other, (N,), in the "linf" or "l2" norm; of halves in float64."""
-    if images.dtype in HALVES:
-        images, others = images.double(), others.double()
-    return (images - others).flatten(1).norm(dim=1, p=torch.inf if norm == "linf" else 2)
-
-
-def into_ball(points, centers, eps, norm):
-    """The points brought back into the balls around their centers, and to [0, 1].
-
-    In float32 and float64 the bounds are rounded to the nearest number, so that a pixel may lie half the
-    distance of two numbers outside (in float32 3e-8). Half-precision numbers are too far apart for that: they
-    are rounded towards the center and lie inside the ball as it is.
-
-    Args:
-        points: of the centers' type, or, around half-precision centers, of a wider one.
-        eps: the radius, a number or a tensor that multiplies with the points.
-
-    Returns:
-        Tensor: of the centers' type.
-    """
-    if centers.dtype in HALVES:
-        return _halves_into_ball(points, centers, eps, norm)
-    if norm == "linf":
-        return points.clamp((centers - eps).clamp_(0, 1), (centers + eps).clamp_(0, 1))
-    offsets = points - centers
-    return (centers + offsets * (eps / lengths(offsets)).clamp(max=1)).clamp_(0, 1)
-
-
-def _halves_into_ball(points, centers, eps, norm):
-    exact, wide = points.double(), centers.double()
-    exact = into_ball(exact, wide, eps, norm)
-    nearest = exact.to(centers.dtype)
-    beyond = (nearest.double() - wide).abs() > (exact - wide).abs()
-    # numbers in [0, 1] are ordered as their bits are: one less or more is the next number towards the center
-    step = torch.where(nearest > centers, -1, 1).to(torch.int16)
-    return (nearest.view(torch.int16) + beyond * step).view(centers.dtype)
-
-
-def per_image(values, images):
-    """(N,) values shaped to be multiplied with (N, ...) images."""
-    return values.view(-1, *[1] * (images.dim() - 1))
-
-
-def lengths(vectors):
-    """Euclidean lengths, (N, 1, ...), kept above zero for dividing by them."""
-    tiny = torch.finfo(vectors.dtype).tiny
-    return per_image(vectors.flatten(1).norm(dim=1).clamp(min=tiny), vectors)

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from .arguments import check_integer, check_radius, check_real, prepare
-from .base import frozen, is_correct, predict
+from .arguments import check_integer, check_real, prepare
+from .balls import check_radius
 from .pgd import pgd
+from .survivors import Survivors
 
 
 def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=None, seed=0, progress=None):
@@ -71,18 +72,16 @@ def transfer(
         raise ValueError("sources: expected at least one model, or path of one")
     eps, step = check_radius(eps, norm), check_real("step", step, 0)
     iterations, momentum = check_integer("iterations", iterations, 0), check_real("momentum", momentum, 0)
-    pixels, classes = task.images, task.labels
     _, clean = task.answers()
-    adversarial = pixels.clone()
-    robust, queries, gradients = clean.clone(), len(images), 0
+    survivors = Survivors(task, clean)
     for number, source in enumerate(sources):
-        rows = robust.nonzero()[:, 0]
+        rows = survivors.rows()
         if not len(rows):
             break
         crafted = craft(
             source,
-            pixels[rows],
-            classes[rows],
+            task.images[rows],
+            task.labels[rows],
             eps=eps,
             step=step,
             iterations=iterations,
@@ -90,14 +89,11 @@ def transfer(
             norm=norm,
             batch_size=task.batch_size,
         )
-        with frozen(model):
-            fooled = ~is_correct(predict(model, crafted.adversarial, task.batch_size), classes[rows])
-        adversarial[rows[fooled]] = crafted.adversarial[fooled]
-        robust[rows[fooled]] = False
-        queries, gradients = queries + crafted.queries + len(rows), gradients + crafted.gradients
+        survivors.add_cost(crafted)
+        survivors.judge(rows, crafted.adversarial)
         if progress is not None:
-            progress(number + 1, len(sources) - number - 1, robust.double().mean().item())
-    return task.result(adversarial, robust, clean, queries, gradients)
+            progress(number + 1, len(sources) - number - 1, survivors.accuracy)
+    return survivors.result()
 
 
 def craft(source, images, labels, **settings):

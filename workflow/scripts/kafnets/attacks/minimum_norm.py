@@ -8,23 +8,11 @@ import math
 import torch
 
 from ..runtime.errors import optional
-from .arguments import check_choice, check_integer, check_real, prepare
-from .base import (
-    HALVES,
-    NORMS,
-    Counted,
-    InItsType,
-    distances,
-    frozen,
-    into_ball,
-    is_correct,
-    lengths,
-    per_image,
-    predict,
-    rows_of,
-    seeded,
-)
-from .pgd import margins as logit_margins
+from .arguments import HALVES, check_choice, check_integer, check_real, prepare
+from .balls import NORMS, distances, into_ball, lengths, per_image
+from .base import Counted, InItsType, frozen, rows_of, seeded
+from .losses import margins as logit_margins
+from .survivors import Survivors
 
 
 def cw(
@@ -199,22 +187,24 @@ def _nearest(model, images, labels, search, eps, norm, batch_size, seed, progres
     seed = check_integer("seed", seed, 0)
     half = pixels.dtype in HALVES
     far = torch.full_like(classes, torch.inf, dtype=torch.float64 if half else pixels.dtype)
-    nearest, counted = pixels.clone(), Counted(model, queries=len(images))
+    counted = Counted(model)
     searched = InItsType(counted, pixels.dtype)
     with frozen(searched), seeded(seed, task.device):
         _, clean = task.answers()
+        survivors = Survivors(task, clean)
         far[~clean] = 0
         left = int(clean.sum())
         for rows in rows_of(clean, batch_size):
             found = search(searched, pixels[rows].float() if half else pixels[rows], classes[rows])
             found = found.detach().to(pixels.dtype)
-            fooled = ~is_correct(predict(counted, found, batch_size), classes[rows])
+            fooled = survivors.judge(rows, found)
             far[rows[fooled]] = distances(pixels[rows], found, norm)[fooled]
-            nearest[rows[fooled]] = found[fooled]
             left -= len(rows)
             if progress is not None:
                 standing = (far > eps if eps is not None else far.isinf()).double().mean().item()
                 progress(int(clean.sum()) - left, left, standing)
     robust = clean & (far.isinf() if eps is None else far > eps)
-    nearest[robust] = pixels[robust]
-    return task.result(nearest, robust, clean, counted.queries, counted.gradients, distances=far)
+    # an image is robust, too, whose nearest misclassified one lies outside the ball
+    survivors.robust, survivors.adversarial[robust] = robust, pixels[robust]
+    survivors.add_cost(counted)
+    return survivors.result(distances=far)

@@ -2,9 +2,10 @@
 
 import torch
 
-from .arguments import check_integer, check_radius, prepare
+from .arguments import check_integer, prepare
+from .balls import RandomStarts, check_radius
 from .base import frozen, is_correct, predict
-from .pgd import RandomStarts, pgd
+from .pgd import pgd
 
 
 def thesis_pgd(

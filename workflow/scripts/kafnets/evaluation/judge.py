@@ -8,7 +8,7 @@ from torch.nn import functional
 from ..attacks.arguments import as_pixels
 from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict, seeded
 from ..attacks.expectation import Expectation
-from ..attacks.pgd import margins, most_margin
+from ..attacks.losses import margins, most_margin
 from ..chance import is_too_many
 from ..diagnostics.checks import WITHOUT_GRADIENT
 from ..registry import ATTACKS, lookup
@@ -256,7 +256,7 @@ def vanishing_gradients(model, images, labels, batch_size):
 
     A gradient attack cannot move an image of the first kind from where it is: a saturating activation can
     look robust without being it (Athalye, Carlini & Wagner 2018, arXiv:1802.00420). The second are those
-    whose logits :func:`kafnets.attacks.pgd.unsaturated` divides before it takes the gradient.
+    whose logits :func:`kafnets.attacks.losses.unsaturated` divides before it takes the gradient.
     """
     zero = saturated = 0
     with frozen(model):

@@ -37,39 +37,6 @@ def resolve(name):
 
 
 @contextlib.contextmanager
-def capture(device, stream=None):
-    """What is launched within the block becomes a CUDA graph, the context's value, and does not run.
-
-    Args:
-        device (torch.device): a GPU.
-        stream (torch.cuda.Stream, optional): to capture on; default: torch's for that purpose.
-    """
-    graph = torch.cuda.CUDAGraph()
-    # when a capture fails, torch leaves its stream the current one
-    with torch.cuda.stream(torch.cuda.current_stream(device)):
-        try:
-            with torch.cuda.graph(graph, stream=stream):
-                yield graph
-        except BaseException:
-            # ... and lets the random numbers believe that it goes on: a copy of their state does not
-            index = torch.cuda.current_device() if device.index is None else device.index
-            generator = torch.cuda.default_generators[index]
-            generator.graphsafe_set_state(generator.clone_state())
-            raise
-
-
-@contextlib.contextmanager
-def trying_algorithms():
-    """Within the block cuDNN measures its algorithms for every new shape: it pays where shapes come again."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before
-
-
-@contextlib.contextmanager
 def exact_convolutions():
     """Within the block a GPU's float32 convolutions read all 24 bits of their inputs, elsewhere 11 (TF32)."""
     convolutions = torch.backends.cudnn.conv

@@ -1,11 +1,10 @@
-"""A training step on a GPU as one launch."""
+"""Steps of a training or an attack that a GPU runs as one launch: CUDA graphs."""
 
 import contextlib
 import functools
 
 import torch
 
-from .device import capture, trying_algorithms
 from .progress import line
 
 WARM_UP = 3  # steps in which libraries choose their algorithms and the optimiser makes its buffers
@@ -13,6 +12,39 @@ WARM_UP = 3  # steps in which libraries choose their algorithms and the optimise
 # other way: of the loss, and of the changes of a group of tensors.
 _TOLERANCE = 0.02
 _CHANGE_TOLERANCE = 0.1
+
+
+@contextlib.contextmanager
+def capture(device, stream=None):
+    """What is launched within the block becomes a CUDA graph, the context's value, and does not run.
+
+    Args:
+        device (torch.device): a GPU.
+        stream (torch.cuda.Stream, optional): to capture on; default: torch's for that purpose.
+    """
+    graph = torch.cuda.CUDAGraph()
+    # when a capture fails, torch leaves its stream the current one
+    with torch.cuda.stream(torch.cuda.current_stream(device)):
+        try:
+            with torch.cuda.graph(graph, stream=stream):
+                yield graph
+        except BaseException:
+            # ... and lets the random numbers believe that it goes on: a copy of their state does not
+            index = torch.cuda.current_device() if device.index is None else device.index
+            generator = torch.cuda.default_generators[index]
+            generator.graphsafe_set_state(generator.clone_state())
+            raise
+
+
+@contextlib.contextmanager
+def trying_algorithms():
+    """Within the block cuDNN measures its algorithms for every new shape: it pays where shapes come again."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 @contextlib.contextmanager
@@ -35,76 +67,123 @@ def _stream(device):
     return torch.cuda.Stream(device)
 
 
-class Replayed:
-    """A step that is captured as a CUDA graph after a few calls, and from then on launched at once.
+class StepWithGraph:
+    """A step that a GPU launches at once, as a CUDA graph; it is called like the step itself.
 
-    Kernel by kernel a small network keeps the host busier than the GPU. The calls before the capture are
-    ordinary steps; the graph is tried against one more of them, from the same state and random numbers, and
-    thrown away when the losses differ, or what became of the state. Batches of another size, and other
-    devices, take the ordinary step.
+    A small network is hundreds of short kernels, and launching them one by one takes longer than they do. The
+    step is captured once, and the graph compared with it. Where the capture fails, or the two differ, a line
+    says so and all steps are ordinary ones; so are those on other devices, and of other than `size` rows.
+
+    Subclasses say what is compared (`_does_the_same`), and in `instead` what happens without a graph.
 
     Args:
-        step (callable): the numbers of the chosen images to (4,): how many, their summed loss, and more. It
-            reads and writes tensors in place and never waits for the device.
+        step (callable): of tensors, or None in the place of any but the first, to a tensor or a tuple of
+            them; it never waits for the device.
+        device (torch.device): where they are.
+        size (int): rows of the first argument for which the graph is made.
+    """
+
+    def __init__(self, step, device, size):
+        self.step, self.device, self.size = step, device, size
+        self.usable, self.graph = device.type == "cuda", None
+
+    def __call__(self, *inputs):
+        if self.usable and len(inputs[0]) == self.size and self._is_ready(*inputs):
+            return self._replay(*inputs)
+        return self.step(*inputs)
+
+    def _is_ready(self, *inputs):
+        """Whether there is a graph; the first time it is made and tried."""
+        if self.graph is None:
+            self.usable = self._is_captured(*inputs)
+        return self.usable
+
+    def _is_captured(self, *inputs):
+        try:
+            with trying_algorithms():  # for the capture and the step that it is compared with: the same ones
+                self._capture(*inputs)
+                alike, reason = self._does_the_same(*inputs), "it differs from the step that it captured"
+        except RuntimeError as error:
+            alike, reason = False, str(error)
+        if not alike:
+            self.graph = self.inputs = self.outputs = None
+            line(f"no CUDA graph ({reason}); {self.instead}")
+        return bool(alike)
+
+    def _capture(self, *inputs, stream=None):
+        self.inputs = _copy(inputs)
+        with capture(self.device, stream) as graph:
+            self.outputs = self.step(*self.inputs)
+        self.graph = graph
+
+    def _replay(self, *inputs):
+        for own, given in zip(self.inputs, inputs, strict=True):
+            if own is not None:
+                own.copy_(given)
+        self.graph.replay()
+        return _copy(self.outputs)  # the next replay overwrites them
+
+    def _does_the_same(self, *inputs):
+        """Whether a replay of the graph and the step come to the same."""
+        raise NotImplementedError
+
+
+def _copy(tensors):
+    """A tensor, or a tuple of tensors and None, copied."""
+    if isinstance(tensors, tuple):
+        return tuple(_copy(tensor) for tensor in tensors)
+    return None if tensors is None else tensors.clone()
+
+
+class Replayed(StepWithGraph):
+    """An update of a network, which changes tensors in place.
+
+    The calls before the capture are ordinary steps. The graph is compared with one more of them, from the
+    same state and random numbers: by the losses, and by what becomes of the state.
+
+    Args:
+        step (callable): the numbers of the chosen images to (4,): how many, their summed loss, and more.
         changed (callable): all tensors that a step changes, as a list of groups whose changes are compared as
             one: of a single tensor they may be nothing but rounding.
         device (torch.device): where they are.
         size (int): how many images a whole batch has.
     """
 
+    instead = "the training goes on kernel by kernel"
+
     def __init__(self, step, changed, device, size):
-        self.step, self.changed, self.device, self.size = step, changed, device, size
-        self.usable, self.calls, self.graph = device.type == "cuda", 0, None
+        super().__init__(step, device, size)
+        self.changed, self.calls = changed, 0
 
-    def __call__(self, chosen):
-        if not self.usable or len(chosen) != self.size:
-            return self.step(chosen)
-        if self.graph is None:
-            self.calls += 1
-            if self.calls <= WARM_UP:
-                return self.step(chosen)
-            self.usable = self._captured(chosen)
-            if not self.usable:
-                return self.step(chosen)
-        return self._replay(chosen)
+    def _is_ready(self, chosen):
+        self.calls += 1
+        return self.calls > WARM_UP and super()._is_ready(chosen)
 
-    def _replay(self, chosen):
-        self.chosen.copy_(chosen)
-        self.graph.replay()
-        return self.result.clone()  # the next replay overwrites it
+    def _is_captured(self, chosen):
+        self.before = self._state(), torch.cuda.get_rng_state(self.device)
+        captured = super()._is_captured(chosen)
+        self._put_back()
+        del self.before
+        return captured
 
-    def _captured(self, chosen):
-        before, random = self._state(), torch.cuda.get_rng_state(self.device)
+    def _capture(self, chosen):
+        super()._capture(chosen, stream=torch.cuda.current_stream(self.device))
 
-        def put_back():
-            for tensors, values in zip(self.changed(), before, strict=True):
-                for tensor, value in zip(tensors, values, strict=True):
-                    tensor.copy_(value)
-            torch.cuda.set_rng_state(random, self.device)
-
-        try:
-            self._capture(chosen)
-            replayed, became = self._replay(chosen), self._state()
-            put_back()
-            alike = torch.allclose(replayed[:2], self.step(chosen)[:2], rtol=_TOLERANCE)
-            alike = alike and same_changes(before, became, self._state())
-            reason = "it differs from the step that it captured"
-        except RuntimeError as error:
-            alike, reason = False, str(error)
-        put_back()
-        if not alike:
-            self.graph = self.result = None
-            line(f"no CUDA graph ({reason}); the training goes on kernel by kernel")
-        return alike
+    def _does_the_same(self, chosen):
+        replayed, became = self._replay(chosen), self._state()
+        self._put_back()
+        alike = torch.allclose(replayed[:2], self.step(chosen)[:2], rtol=_TOLERANCE)
+        return alike and same_changes(self.before[0], became, self._state())
 
     def _state(self):
         return [[tensor.clone() for tensor in group] for group in self.changed()]
 
-    def _capture(self, chosen):
-        self.chosen = chosen.clone()
-        with capture(self.device, torch.cuda.current_stream(self.device)) as graph:
-            self.result = self.step(self.chosen)
-        self.graph = graph
+    def _put_back(self):
+        before, random = self.before
+        for tensors, values in zip(self.changed(), before, strict=True):
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
+        torch.cuda.set_rng_state(random, self.device)
 
 
 def same_changes(before, one, other):
