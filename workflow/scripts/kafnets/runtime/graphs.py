@@ -74,7 +74,8 @@ class StepWithGraph:
     step is captured once, and the graph compared with it. Where the capture fails, or the two differ, a line
     says so and all steps are ordinary ones; so are those on other devices, and of other than `size` rows.
 
-    Subclasses say what is compared (`_does_the_same`), and in `instead` what happens without a graph.
+    Subclasses define `_does_the_same(*inputs)`, whether a replay does what the step does, and `instead`, the
+    words for what happens without a graph.
 
     Args:
         step (callable): of tensors, or None in the place of any but the first, to a tensor or a tuple of
@@ -122,10 +123,6 @@ class StepWithGraph:
                 own.copy_(given)
         self.graph.replay()
         return _copy(self.outputs)  # the next replay overwrites them
-
-    def _does_the_same(self, *inputs):
-        """Whether a replay of the graph and the step come to the same."""
-        raise NotImplementedError
 
 
 def _copy(tensors):
