@@ -47,9 +47,9 @@ def main():
             f"--source-records: expected {len(arguments.sources)} files, found "
             f"{len(arguments.source_records)}; write one for each of --sources, in their order"
         )
-    dataset = load(arguments.data, test_examples=settings.get("examples"))
     with alone(arguments.record) as waited:
         model_record = records.of_weights(arguments.model_record, arguments.model)
+        dataset = load(arguments.data, test_examples=settings.get("examples"))
         pairs = zip(arguments.sources, arguments.source_records, strict=True)
         facts = {
             "settings": settings,
