@@ -4,7 +4,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,6 @@ from kafnets.models import create_model, save_model
 
 from tests.scripts import SCRIPTS, evaluation_arguments, training_arguments
 
-LIBRARY = Path(functional.__file__).parents[2]
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
 INTERPRETED = (
     os.environ.get("TRITON_INTERPRET") == "1"
@@ -321,7 +319,7 @@ assert torch.isfinite(layer(x)).all() and torch.isfinite(layer(x)).all()
 
 
 def run_python(script, **environment):
-    environment = {**os.environ, "PYTHONPATH": str(LIBRARY), **environment}
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS), **environment}
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stderr
