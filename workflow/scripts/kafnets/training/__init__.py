@@ -6,7 +6,7 @@ __all__ = ["initial_model", "train"]
 def __getattr__(name):
     # on first use: the learning-rate schedule is read where there is no torch
     if name in __all__:
-        from . import loop
+        from . import run, training
 
-        return getattr(loop, name)
+        return getattr(run if name == "train" else training, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
