@@ -29,7 +29,8 @@ from kafnets.models import create_model, load_model
 from kafnets.runtime import records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.files import write_json
-from kafnets.training.methods.fbf import fbf
+from kafnets.training.methods.base import Network
+from kafnets.training.methods.fbf import FBF
 
 
 def main():
@@ -275,17 +276,12 @@ def train_a_minute(dataset, activation, eps, device, steps=60):
     model = create_model("resnet20", activation=activation).to(device)
     optimiser = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
     images, labels = dataset.train_images.to(device), dataset.train_labels.to(device)
+    network, method = Network(model), FBF(eps=eps, step=1.25 * eps)
     for _ in range(steps):
         rows = torch.randint(len(labels), (64,)).to(device)
         pixels, classes = images[rows].float() / 255, labels[rows]
-        adversarial = fbf(
-            lambda x, classes=classes: functional.cross_entropy(model(x), classes, reduction="sum"),
-            pixels,
-            eps=eps,
-            step=1.25 * eps,
-        )
         optimiser.zero_grad()
-        functional.cross_entropy(model(adversarial), classes).backward()
+        method.update(network, pixels, classes, {}).loss.backward()
         optimiser.step()
     return model
 

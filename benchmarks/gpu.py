@@ -32,7 +32,7 @@ from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.files import read_json, write_json
 from kafnets.runtime.graphs import WARM_UP, computing_on
-from kafnets.training.loop import Training
+from kafnets.training.training import Training
 
 from .training import BATCH, RATE, random_images, settings
 
@@ -110,9 +110,8 @@ def training_graph(device, precision):
     """Whether a training step is captured and passes its trial."""
     one = Training(settings("kaf", precision), random_images(BATCH * (WARM_UP + 2)), device)
     with computing_on(device):
-        order = one.order(0)
-        for step in range(one.steps_per_epoch):
-            one.step(one.chosen(order, step), RATE)
+        for rows in one.batches.epoch(0):
+            one.step(rows, RATE)
         one.check()
     return one.replayed.graph is not None
 

@@ -15,6 +15,7 @@ time. Without --data the images are random: they train nothing, but take as long
 
 import argparse
 import contextlib
+import itertools
 import logging
 import multiprocessing
 import runpy
@@ -37,9 +38,9 @@ from kafnets.runtime import records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.files import write_json
 from kafnets.runtime.graphs import computing_on
-from kafnets.training import train
 from kafnets.training.augmentation import crop_flip
-from kafnets.training.loop import PRECISIONS, Training
+from kafnets.training.run import train
+from kafnets.training.training import PRECISIONS, Training
 
 BATCH = 128
 EPS, STEP = 8 / 255, 10 / 255
@@ -139,9 +140,9 @@ def ours(activation):
 
         def epoch():
             with computing_on(case.device):
-                order, sums = training.order(next(epochs)), 0
-                for step in range(case.steps):
-                    sums = sums + training.step(training.chosen(order, step), RATE)
+                sums = 0
+                for rows in itertools.islice(training.batches.epoch(next(epochs)), case.steps):
+                    sums = sums + training.step(rows, RATE)
                 training.check()
             return sums
 

@@ -15,7 +15,8 @@ import pytest
 import torch
 from kafnets.config.slices import training_settings
 from kafnets.data import load
-from kafnets.training import loop
+from kafnets.training import monitor
+from kafnets.training.run import run_fingerprint
 
 from tests.repository import ENVIRONMENT
 from tests.scripts import (
@@ -99,7 +100,7 @@ def test_killed_at_every_moment_of_every_file(context, data, undisturbed, tmp_pa
 def name_of_checkpoint(data, activation):
     settings = training_settings(config(), "tiny", activation, 0)
     dataset = load(data, train_examples=settings["train_examples"])
-    return f"resume-record-{loop.run_fingerprint(settings, dataset, torch.device('cpu'))}.ckpt"
+    return f"resume-record-{run_fingerprint(settings, dataset, torch.device('cpu'))}.ckpt"
 
 
 def position(checkpoint):
@@ -135,13 +136,13 @@ def test_preempted(context, data, undisturbed, tmp_path, tally, number):
 
 def long_probe(begun, *arguments):
     """What a process runs that says when its end-of-epoch measurements begin: a script."""
-    probe = loop.monitor.probe
+    probe = monitor.probe
 
     def told(*arguments):
         begun.touch()
         return probe(*arguments)
 
-    loop.monitor.probe = told
+    monitor.probe = told
     script(*arguments)
 
 

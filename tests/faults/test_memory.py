@@ -9,7 +9,7 @@ from kafnets.evaluation.judge import Memory, evaluate
 from kafnets.models import create_model
 from kafnets.runtime.errors import UserError, is_out_of_memory
 from kafnets.runtime.interruption import Interrupted
-from kafnets.training import loop
+from kafnets.training import training
 from torch import nn
 
 from tests.scripts import config, log_of, script, training_arguments
@@ -134,7 +134,7 @@ def test_not_even_one_image_fits(data):
 
 def run_in_full_memory(most, where, *arguments):
     """What a forked process runs: a script whose networks refuse more than `most` images in training mode."""
-    create = loop.create_model
+    create = training.create_model
 
     def refuse(module, inputs):
         if module.training or where == "anywhere":
@@ -145,7 +145,7 @@ def run_in_full_memory(most, where, *arguments):
         model.register_forward_pre_hook(refuse)
         return model
 
-    loop.create_model = limited
+    training.create_model = limited
     script(*arguments)
 
 

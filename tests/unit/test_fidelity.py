@@ -7,7 +7,7 @@ import pytest
 import torch
 from kafnets.activations.kaf.functional import active_backend, get_backend, set_backend
 from kafnets.data import prepare_digits
-from kafnets.training import train
+from kafnets.training.run import train
 
 CPU = torch.device("cpu")
 SEEDS = range(3)

@@ -3,9 +3,9 @@ from itertools import pairwise
 import pytest
 import torch
 from kafnets import create_model, load_model, save_model
+from kafnets.models.create import count_parameters
 from kafnets.models.resnet import SameConv2d
 from kafnets.runtime.errors import UserError
-from kafnets.training.loop import count_parameters
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn

@@ -17,7 +17,7 @@ from kafnets.report import summary
 from kafnets.report.plots import history, iterations, kafs, lr_range, names, schedule, style, tradeoff
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import sha256, write_json
-from kafnets.training import initial_model
+from kafnets.training.training import initial_model
 from matplotlib import pyplot
 from PIL import Image
 from record_builders import ATTACKS, Results, edit_json

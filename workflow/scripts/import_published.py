@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 from kafnets import published
 from kafnets.models import save_model
+from kafnets.models.create import count_parameters
 from kafnets.registry import PUBLISHED
 from kafnets.runtime import cli, records
 from kafnets.runtime.files import sha256, write_json
-from kafnets.training.loop import count_parameters
 
 
 def main():

@@ -6,7 +6,7 @@ import torch
 from kafnets.models import load_model
 from kafnets.report.plots import kafs, style
 from kafnets.runtime import cli, records
-from kafnets.training.loop import initial_model
+from kafnets.training.training import initial_model
 
 
 def main():

@@ -18,8 +18,8 @@ from kafnets.runtime import checkpoint, cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.files import alone, atomic_path, sha256, write_json
 from kafnets.runtime.interruption import Interrupted
-from kafnets.training.loop import run_fingerprint, train
 from kafnets.training.monitor import catastrophic_overfitting
+from kafnets.training.run import run_fingerprint, train
 
 # Set where Snakemake may throw a finished training away with others that fail: it is then written again.
 KEEP_CHECKPOINT = "KAFNETS_KEEP_CHECKPOINT"

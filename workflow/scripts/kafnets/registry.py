@@ -77,10 +77,10 @@ ARCHITECTURES = {
     },
 }
 
-# How the images of a training step are perturbed.
+# What an update of a training minimises: subclasses of kafnets.training.methods.base.Method.
 ADVERSARIES = {
-    "none": Entry("kafnets.training.methods.fbf:no_adversary", label="standard"),
-    "fbf": Entry("kafnets.training.methods.fbf:fbf", label="FBF", required=("eps", "step")),
+    "none": Entry("kafnets.training.methods.standard:Standard", label="standard"),
+    "fbf": Entry("kafnets.training.methods.fbf:FBF", label="FBF", required=("eps", "step")),
 }
 
 _PGD = ("eps", "step", "iterations", "restarts")

@@ -2,6 +2,7 @@
 
 import numpy
 import torch
+from torch import nn
 
 from ..registry import ARCHITECTURES, lookup
 
@@ -47,3 +48,16 @@ def _plain(value):
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value.tolist() if isinstance(value, numpy.generic | numpy.ndarray | torch.Tensor) else value
+
+
+def count_parameters(model):
+    """Trainable parameters in all, and those of the activations among them."""
+    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
+    trainable = sum(parameter.numel() for parameter in model.parameters())
+    others = sum(
+        parameter.numel()
+        for module in model.modules()
+        if isinstance(module, kinds)
+        for parameter in module.parameters()
+    )
+    return {"trainable": trainable, "activation": trainable - others}

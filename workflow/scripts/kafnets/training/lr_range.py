@@ -1,12 +1,13 @@
 """The learning-rate range test."""
 
+import itertools
 import math
 
 from ..runtime import progress
 from ..runtime.errors import UserError
 from ..runtime.graphs import computing_on
-from .loop import Training
 from .schedule import exponential
+from .training import Training
 
 SMOOTHING = 0.95
 # The test may stop once the loss has grown to this many times its lowest value: nothing more is learnt.
@@ -36,13 +37,12 @@ def lr_range(settings, dataset, device):
 def _lr_range(training, options):
     steps = options["epochs"] * training.steps_per_epoch
     rows, mean, lowest = [], 0.0, math.inf
+    batches = itertools.chain.from_iterable(map(training.batches.epoch, range(options["epochs"])))
+    rates = exponential(options["min"], options["max"], steps)
     with progress.bar(steps, "learning-rate range test") as bar:
-        for number, rate in enumerate(exponential(options["min"], options["max"], steps)):
-            epoch, step = divmod(number, training.steps_per_epoch)
-            if step == 0:
-                order = training.order(epoch)
+        for number, (batch, rate) in enumerate(zip(batches, rates, strict=True)):
             try:
-                seen, loss, _, _ = training.step(training.chosen(order, step), rate).tolist()
+                seen, loss, _, _ = training.step(batch, rate).tolist()
                 training.check()
             except UserError as error:
                 progress.line(f"the range test ends at a learning rate of {rate:.3g}: {error}")
@@ -54,7 +54,7 @@ def _lr_range(training, options):
                 {"step": number, "learning_rate": rate, "loss": loss / seen, "smoothed_loss": smoothed}
             )
             bar.update()
-            if step == training.steps_per_epoch - 1:
+            if (number + 1) % training.steps_per_epoch == 0:
                 progress.line(f"step {number + 1}/{steps}  learning rate {rate:.3g}  loss {smoothed:.4f}")
             if smoothed > DIVERGED * lowest:
                 progress.line(f"the range test ends at a learning rate of {rate:.3g}: the loss diverged")

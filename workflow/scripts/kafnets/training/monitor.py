@@ -6,6 +6,7 @@ import torch
 
 from ..attacks.pgd import pgd
 from ..chance import at_most
+from ..runtime.units import fraction
 
 # Of the images that withstand one FGSM step, several PGD steps leave more than half where training goes well:
 # 0.65 to 1 of them in each of 100 epochs of a ResNet20 on CIFAR-10 at 8/255, 0.46 in a passing epoch of a
@@ -15,6 +16,42 @@ COLLAPSE_RATIO = 0.5
 COLLAPSE_GAP = 0.2
 # That chance alone, in so few images, makes a half look like what was found. Small, because every epoch asks.
 COLLAPSE_CHANCE = 0.01
+
+CLEAN_IMAGES = 1000  # of the training set, whose clean accuracy is measured
+PROBE_SEED = 20200701  # draws the images that are measured
+
+
+class Monitor:
+    """The end-of-epoch measurements on fixed images; they draw nothing from the training's random numbers."""
+
+    def __init__(self, settings, dataset, device):
+        options = settings["training"]["monitor"]
+        self.every, self.iterations = options["every"], options["iterations"]
+        self.epochs = settings["training"]["epochs"] + settings["training"]["tail"]["epochs"]
+        self.eps = fraction(options["eps"])
+        generator = torch.Generator().manual_seed(PROBE_SEED)
+        held_out = torch.randperm(len(dataset.test_labels), generator=generator)[: options["examples"]]
+        clean = torch.randperm(len(dataset.train_labels), generator=generator)[:CLEAN_IMAGES]
+        self.held_out = (
+            _floats(dataset.test_images[held_out], device),
+            dataset.test_labels[held_out].to(device),
+        )
+        self.clean = _floats(dataset.train_images[clean], device), dataset.train_labels[clean].to(device)
+
+    def __call__(self, model, epoch, after_pass):
+        """The history's measured columns after `epoch`; the probe's are None in the epochs between.
+
+        `after_pass` is called after every forward pass, and may raise: nothing is changed by then.
+        """
+        row = {"probe_fgsm_accuracy": None, "probe_pgd_accuracy": None}
+        if (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs:
+            fgsm, full = probe(model, *self.held_out, self.eps, self.iterations, after_pass)
+            row = {"probe_fgsm_accuracy": fgsm, "probe_pgd_accuracy": full}
+        return {"clean_accuracy": clean_accuracy(model, *self.clean, after_pass), **row}
+
+
+def _floats(images, device):
+    return images.to(device).float().div_(255)
 
 
 def probe(model, images, labels, eps, iterations, after_pass=None):

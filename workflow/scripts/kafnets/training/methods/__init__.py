@@ -1,1 +1,1 @@
-"""How the images of a training step are perturbed, one module for each method."""
+"""What a training minimises, one module for each method; their interface is in `base`."""

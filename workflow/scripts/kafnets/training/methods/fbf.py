@@ -1,37 +1,42 @@
-"""How the images of a training step are perturbed.
+"""Fast adversarial training ("fast is better than free")."""
 
-Every adversary is called as `adversary(loss, images, **settings)`, where `loss(images)` is the batch's mean
-loss (times a loss scale) as a differentiable scalar, and returns the images of the weight update.
-"""
+from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
+
+from .base import Method, Update
 
 
-def no_adversary(loss, images):
-    """Standard training: the images as they are."""
-    return images
-
-
-def fbf(loss, images, *, eps, step):
-    r"""One FGSM step from a random start ("fast is better than free").
+@dataclass(frozen=True, kw_only=True)
+class FBF(Method):
+    r"""The mean cross-entropy after one FGSM step from a random start.
 
     :math:`\delta \sim U(-\epsilon, \epsilon)`, then
     :math:`\delta \leftarrow \mathrm{clip}(\delta + \alpha\,\mathrm{sign}\,\nabla_\delta \ell(x + \delta),
-    -\epsilon, \epsilon)`. The network is left in the mode it is in (training mode: batch statistics, and the
-    running averages are updated by this pass too).
+    -\epsilon, \epsilon)`; the update is made on :math:`\mathrm{clip}(x + \delta, 0, 1)`. Both passes are in
+    training mode: batch statistics, and the running averages are updated by each.
 
     Args:
-        loss (callable): images to a positive multiple of the batch's summed loss, a scalar.
-        images (Tensor): in [0, 1].
         eps (float): the radius of the L-infinity ball, in units of the pixel range [0, 1].
         step (float): the step :math:`\alpha` in the same units; the reference takes 1.25 eps.
 
-    Returns:
-        Tensor: :math:`\mathrm{clip}(x + \delta, 0, 1)`, detached.
-
     Source: E. Wong, L. Rice and J. Z. Kolter, ICLR 2020, algorithm 3.
     """
-    delta = torch.empty_like(images).uniform_(-eps, eps).requires_grad_()
-    (gradient,) = torch.autograd.grad(loss(images + delta), delta)
-    delta = (delta.detach() + step * gradient.sign()).clamp_(-eps, eps)
-    return (images + delta).clamp_(0, 1)
+
+    eps: float
+    step: float
+
+    def update(self, network, images, labels, state):
+        perturbed = self.perturb(network, images, labels)
+        logits = network(perturbed)
+        return Update(functional.cross_entropy(logits, labels), logits, perturbed)
+
+    def perturb(self, network, images, labels):
+        """The perturbed images, detached; arguments as of :meth:`update`."""
+        delta = torch.empty_like(images).uniform_(-self.eps, self.eps)
+        gradient = network.input_gradient(
+            lambda perturbed: functional.cross_entropy(network(perturbed), labels), images + delta
+        )
+        delta = (delta + self.step * gradient.sign()).clamp_(-self.eps, self.eps)
+        return (images + delta).clamp_(0, 1)

@@ -1,0 +1,35 @@
+from itertools import pairwise
+
+import pytest
+from kafnets.training.schedule import exponential, learning_rates
+
+
+def test_the_cycle_is_a_triangle_and_the_tail_halves():
+    rates = learning_rates(
+        {
+            "epochs": 2,
+            "learning_rate": [0.1, 0.9],
+            "tail": {"epochs": 5, "learning_rate": 0.4, "halve_every": 2},
+        },
+        steps_per_epoch=3,
+    )
+    assert rates[:6] == pytest.approx([0.1, 0.42, 0.74, 0.74, 0.42, 0.1])
+    assert rates[6:] == pytest.approx([0.4] * 6 + [0.2] * 6 + [0.1] * 3)
+
+
+def test_the_peak_is_at_half_time():
+    rates = learning_rates(
+        {
+            "epochs": 1,
+            "learning_rate": [0.0, 1.0],
+            "tail": {"epochs": 0, "learning_rate": 1, "halve_every": 1},
+        },
+        101,
+    )
+    assert rates[50] == 1.0 and rates[0] == rates[-1] == 0.0
+
+
+def test_the_range_test_grows_by_a_constant_factor():
+    rates = exponential(1e-4, 3, 50)
+    assert rates[0] == pytest.approx(1e-4) and rates[-1] == pytest.approx(3)
+    assert all(b / a == pytest.approx(rates[1] / rates[0]) for a, b in pairwise(rates))

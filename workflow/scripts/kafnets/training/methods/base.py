@@ -1,0 +1,127 @@
+"""The interface of a training method: what one update of the weights minimises.
+
+A training calls `method.update(network, images, labels, state)` for every batch and does the rest itself:
+backward pass, checks, optimiser. What an update does is captured as a CUDA graph, so it computes with tensors
+alone: no `.item()`, no `if` on a value, and what is to last until the next update is written into the tensors
+of `state` in place.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ...registry import ADVERSARIES, lookup
+from ...runtime.units import fraction
+
+RADII = ("eps", "step")  # settings that config.yaml writes as n/255
+
+
+def create_method(settings):
+    """The method that config.yaml's `training.adversary` names.
+
+    Args:
+        settings (dict): `name`, a key of :data:`kafnets.registry.ADVERSARIES`, and the method's arguments.
+    """
+    arguments = {name: value for name, value in settings.items() if name != "name"}
+    arguments |= {name: fraction(arguments[name]) for name in RADII if name in arguments}
+    entry = lookup(ADVERSARIES, settings["name"], "adversary")
+    return entry.load()(**entry.arguments, **arguments)
+
+
+def _nothing():
+    pass
+
+
+@dataclass(frozen=True)
+class Update:
+    """The loss of one update of the weights.
+
+    Args:
+        loss (Tensor): what is minimised, a differentiable scalar.
+        logits (Tensor): :math:`(N, C)`; the accuracy in training is counted on them.
+        images (Tensor): the network's inputs of these logits; looked at when the loss is not finite.
+        after_backward (callable, optional): called without arguments when the gradients are computed, before
+            the optimiser's step.
+    """
+
+    loss: torch.Tensor
+    logits: torch.Tensor
+    images: torch.Tensor
+    after_backward: Callable = _nothing
+
+
+class Method:
+    """Base class of the methods; its constructor takes what config.yaml gives beside the name.
+
+    `updates_per_batch` says how often the weights are updated on a batch before the next one comes.
+    """
+
+    updates_per_batch = 1
+
+    def initial_state(self, images):
+        """The tensors that an update leaves to the next one, by name; they are part of a checkpoint.
+
+        Args:
+            images (Tensor): zeros in the shape of a whole batch; the last batch of an epoch may be smaller.
+        """
+        return {}
+
+    def update(self, network, images, labels, state):
+        """The loss of one update.
+
+        Args:
+            network (Network): the network in training mode; images to logits.
+            images (Tensor): float :math:`(N, C, H, W)` in [0, 1], augmented, not perturbed.
+            labels (Tensor): int64 :math:`(N)`.
+            state (dict of Tensor): what :meth:`initial_state` made, as the last update left it.
+
+        Returns:
+            Update
+        """
+        raise NotImplementedError
+
+
+class Network:
+    """A network as a method calls it: images to float32 logits, computed in mixed precision where that is on.
+
+    Args:
+        model (nn.Module): the network itself, for methods that change its weights or mode for a while.
+        precision (torch.dtype, optional): of the matrix products; default: the weights' own.
+        scale (callable, optional): multiplies a loss so that its gradients do not underflow in float16.
+    """
+
+    def __init__(self, model, precision=None, scale=lambda loss: loss):
+        self.model, self.precision, self.scale = model, precision, scale
+
+    def __call__(self, images):
+        enabled = self.precision is not None
+        with torch.autocast(images.device.type, self.precision, enabled=enabled):
+            return self.model(images).float()
+
+    def input_gradient(self, loss, images):
+        """The gradient of a loss at `images`, times a positive factor; the parameters get none.
+
+        Args:
+            loss (callable): images to a scalar; the mean over the batch, as in the update: a sum, scaled,
+                overflows float16, and an infinite gradient has no sign.
+            images (Tensor): float :math:`(N, C, H, W)`.
+        """
+        images = images.detach().requires_grad_()
+        with parameters_frozen(self.model):
+            (gradient,) = torch.autograd.grad(self.scale(loss(images)), images)
+        return gradient
+
+
+@contextlib.contextmanager
+def parameters_frozen(model):
+    """No gradients of the parameters within the block: an attack needs those of the images only."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -1,0 +1,220 @@
+"""A training on its device: network, optimiser, batches, and the step that updates the weights."""
+
+import functools
+
+import torch
+from torch import nn
+
+from ..models.create import count_parameters, create_model
+from ..runtime.errors import UserError
+from ..runtime.graphs import Replayed
+from . import nonfinite
+from .batches import create_batches
+from .methods.base import Network, create_method
+
+PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+# A float16 loss scale that had to back off this often in a row is not overflow any more.
+MAX_SKIPPED_STEPS = 20
+
+
+def initial_model(settings):
+    """The network of a run before its first step.
+
+    Args:
+        settings (dict): the run's settings; `seed`, `architecture`, `activation`, `num_classes`,
+            `architecture_arguments` and `activation_arguments` are read.
+
+    Returns:
+        nn.Module on the CPU: the same weights for the same settings. Torch's global random state is set
+        to `seed`.
+    """
+    torch.manual_seed(settings["seed"])
+    return create_model(
+        settings["architecture"],
+        activation=settings["activation"],
+        num_classes=settings["num_classes"],
+        activation_arguments=settings["activation_arguments"],
+        **settings["architecture_arguments"],
+    )
+
+
+def parameter_groups(model, l2):
+    """The optimiser's groups: kernels with their L2 penalty, everything else without.
+
+    Args:
+        model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases, normalisations and
+            trainable activations are never penalised.
+        l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
+            2 l2 w, hence torch's weight decay is twice that factor.
+    """
+    kernels = {"conv": [], "dense": []}
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            kernels["conv"].append(module.weight)
+        elif isinstance(module, nn.Linear):
+            kernels["dense"].append(module.weight)
+    penalised = {id(weight) for weights in kernels.values() for weight in weights}
+    rest = [parameter for parameter in model.parameters() if id(parameter) not in penalised]
+    groups = [{"params": weights, "weight_decay": 2 * l2[kind]} for kind, weights in kernels.items()]
+    return [group for group in [*groups, {"params": rest, "weight_decay": 0.0}] if group["params"]]
+
+
+class Training:
+    """One run: its network, its batches on the device, and all that a step needs.
+
+    Args:
+        settings (dict): the run's settings (see `config.yaml`, one cell of the grid).
+        dataset (kafnets.data.Dataset): uint8 images.
+        device (torch.device): where to compute.
+        deferred (bool, optional): nothing in a step waits for the device; default: on a GPU.
+        streamed (bool, optional): see :func:`.batches.create_batches`.
+
+    Raises:
+        UserError: when a batch would hold more images than there are.
+    """
+
+    def __init__(self, settings, dataset, device, deferred=None, streamed=None):
+        self.deferred = device.type == "cuda" if deferred is None else deferred
+        self.options, self.device = settings["training"], device
+        self.batches = create_batches(settings, dataset, device, streamed)
+        self.steps_per_epoch = self.batches.steps_per_epoch
+        model = initial_model(settings)
+        self.parameters = count_parameters(model)
+        self.model = model.to(device, memory_format=torch.channels_last).train()
+        # deferred: the rate is read on the device, and an update that is not finite is left out there
+        self.rate = torch.zeros((), device=device) if self.deferred else 0.0
+        self.optimizer = self._optimizer()
+        precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+        self.network = Network(self.model, precision, self.scaler.scale)
+        self.method = create_method(self.options["adversary"])
+        size = self.batches.size
+        whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
+        whole = whole.contiguous(memory_format=torch.channels_last)
+        self.method_state = self.method.initial_state(whole)
+        self.watch = nonfinite.Watch(whole, MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0)
+        self.replayed = Replayed(self._step, self._changed, device, size)
+
+    def _optimizer(self):
+        optimizer = torch.optim.SGD(
+            parameter_groups(self.model, self.options["l2"]),
+            lr=self.rate,
+            momentum=self.options["momentum"],
+            fused=self.deferred or None,
+        )
+        if self.options["momentum"]:
+            # the fused optimiser would begin with whatever lies in memory when the first update is left out
+            for parameter in self.model.parameters():
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return optimizer
+
+    def step(self, rows, learning_rate):
+        """The updates of the weights by one batch: as many as the method makes of each, mostly one.
+
+        Args:
+            rows (Tensor): where the batch lies, one of :meth:`.batches.Batches.epoch`.
+            learning_rate (float): of this step.
+
+        Returns:
+            Tensor of shape (4,): images seen, their summed loss, how many were classified correctly (on the
+            perturbed images), and the gradient norm times the images seen.
+
+        Raises:
+            UserError: when the loss or a gradient is not finite; names epoch, step and layer. Deferred, such
+                an update is left out and :meth:`check` raises.
+        """
+        if self.deferred:
+            self.rate.fill_(learning_rate)
+        else:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+        return self.replayed(rows)
+
+    def _step(self, rows):
+        images, labels = self.batches.take(rows)
+        updates = [self.update(images, labels) for _ in range(self.method.updates_per_batch)]
+        return functools.reduce(torch.add, updates)
+
+    def update(self, images, labels):
+        """One update of the weights by unperturbed images, at the rate that is set; see :meth:`step`."""
+        update = self.method.update(self.network, images, labels, self.method_state)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(update.loss).backward()
+        update.after_backward()
+        self.scaler.unscale_(self.optimizer)
+        norm = nn.utils.get_total_norm(
+            [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
+        )
+        loss = update.loss.detach()
+        bad = self.watch.see(loss, norm, update.images.detach())
+        if not self.deferred:
+            self.check()
+        elif not self.scaler.is_enabled():
+            self.optimizer.found_inf = bad
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        count = len(labels)
+        correct = (update.logits.argmax(1) == labels).sum()
+        seen = torch.full_like(norm, count)
+        return torch.stack([seen, loss * count, correct.to(norm.dtype), norm * count]).double()
+
+    def check(self):
+        """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""
+        failure = self.watch.failure()
+        if failure is None:
+            return
+        number, images = failure
+        step = number // self.method.updates_per_batch
+        raise UserError(
+            f"training stopped at {self.where(*divmod(step, self.steps_per_epoch))}: "
+            f"{nonfinite.describe(self.model, images)}; "
+            f"a lower learning rate than {self.options['learning_rate']} may help"
+        )
+
+    def where(self, epoch, step):
+        """A step in words."""
+        return f"epoch {epoch + 1}, step {step + 1} of {self.steps_per_epoch}"
+
+    def _changed(self):
+        """All tensors that a step changes, in groups of a kind."""
+        buffers = list(self.model.buffers())
+        groups = [
+            self.model.parameters(),
+            [buffer for buffer in buffers if buffer.is_floating_point()],
+            [buffer for buffer in buffers if not buffer.is_floating_point()],
+            [value for state in self.optimizer.state.values() for value in state.values()],
+            [self.watch.steps, self.watch.failed_at, self.watch.overflows, self.watch.images],
+            [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else [],
+            self.method_state.values(),
+        ]
+        return [[tensor.detach() for tensor in group if tensor is not None] for group in groups]
+
+    def state(self):
+        """All that the next step depends on."""
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random": torch.get_rng_state(),
+            "watch": self.watch.state(),
+            "method": self.method_state,
+        }
+        if self.device.type == "cuda":
+            state["cuda_random"] = torch.cuda.get_rng_state(self.device)
+        return state
+
+    def restore(self, state):
+        """Puts back what :meth:`state` returned."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.watch.restore(state["watch"])
+        for name, tensor in state["method"].items():
+            self.method_state[name].copy_(tensor)
+        if self.deferred:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.rate
+        if self.device.type == "cuda" and "cuda_random" in state:
+            torch.cuda.set_rng_state(state["cuda_random"], self.device)
+        torch.set_rng_state(state["random"])
