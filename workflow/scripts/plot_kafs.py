@@ -1,4 +1,4 @@
-"""Draws a network's kernel activation functions and their slopes before and after training."""
+"""Draws a network's learned activation functions and their slopes before and after training."""
 
 import argparse
 

@@ -3,13 +3,14 @@
 Imports nothing heavy: the workflow reads it in a process that has no torch.
 """
 
-from ..registry import ATTACKS
+from ..registry import ATTACKS, DATASETS
 from ..runtime.errors import UserError
 
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
 NUM_CLASSES = 10  # of every data set of the registry
+_LOOKS = ("label", "colour", "marker", "settings", "required")  # of a user's own name: no part of results
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -58,6 +59,16 @@ def cells(config):
     ]
 
 
+def own_facts(config, **chosen):
+    """Of names in use, what makes the user's own among them: for a record, and to compare."""
+    found = {
+        kind: {name: {key: value for key, value in config[kind][name].items() if key not in _LOOKS}}
+        for kind, name in chosen.items()
+        if name in config.get(kind, {})
+    }
+    return {"own": found} if found else {}
+
+
 def training_settings(config, experiment, activation, seed):
     """All that decides the weights of one cell, and nothing else."""
     chosen = config["experiments"][experiment]
@@ -76,8 +87,14 @@ def training_settings(config, experiment, activation, seed):
             "architecture": chosen["architecture"],
             "architecture_arguments": chosen["architecture_arguments"],
             "activation_arguments": chosen["activation_arguments"].get(activation, {}),
-            "num_classes": NUM_CLASSES,
+            "num_classes": DATASETS[chosen["dataset"]].classes,
             **origin,
+            **own_facts(
+                config,
+                activations=activation,
+                architectures=chosen["architecture"],
+                datasets=chosen["dataset"],
+            ),
         }
     )
 
@@ -104,6 +121,7 @@ def evaluation_settings(config, experiment, activation, seed, attack):
             "test_examples": config["experiments"][experiment]["test_examples"],
             **settings,
             **sources,
+            **own_facts(config, attack_methods=settings["method"]),
         }
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..activations import create_activation
+from ..activations import layer_factory
 
 THESIS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 SHORTCUTS = ("pad_end", "pad_both", "projection")
@@ -211,9 +211,7 @@ class ResNet(nn.Module):
                 f"shortcut: {shortcut!r} is for block='original', the thesis's block has its own"
             )
 
-        def activate(channels):
-            return create_activation(activation, channels, **(activation_arguments or {}))
-
+        activate = layer_factory(activation, activation_arguments)
         make_block = ThesisBlock if thesis else partial(OriginalBlock, shortcut=shortcut or "pad_end")
         self.normalize = _normalization(mean, std)
         self.stem = Stem(16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {})

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..activations import create_activation
+from ..activations import layer_factory
 
 # Keras's constants, which the reference used: epsilon 1e-3 and running averages that keep 99 %.
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
@@ -36,9 +36,7 @@ class VGG(nn.Sequential):
         if len(dropout) != 4 or not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"dropout: four rates in [0, 1) are needed, got {dropout!r}")
 
-        def activate(channels):
-            return create_activation(activation, channels, **(activation_arguments or {}))
-
+        activate = layer_factory(activation, activation_arguments)
         layers = []
         width = 3
         for filters, rate in zip((32, 64, 128), dropout[:3], strict=True):

@@ -14,10 +14,13 @@ import hashlib
 import re
 from pathlib import Path
 
+from ..registry import ACTIVATIONS
+
 LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
-# It says where things are; what it says of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = f"{LIBRARY}.registry"
+_REPORT = SCRIPTS / LIBRARY / "report"
+# They say where things are; what they say of a step's own names is in that step's parameters.
+_NOT_FOLLOWED = (f"{LIBRARY}.registry", f"{LIBRARY}.entry")
 
 
 def of_step(script, entries=()):
@@ -27,23 +30,29 @@ def of_step(script, entries=()):
         script (str): a file of workflow/scripts.
         entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
     """
-    said = sorted({repr((entry.target, sorted(entry.arguments.items()))) for entry in entries})
-    modules = sorted({entry.target.partition(":")[0] for entry in entries})
-    return _of_step(script, tuple(modules), tuple(said))
+    entries = list(entries)
+    said = {repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries}
+    modules = {entry.target.partition(":")[0] for entry in entries}
+    folders = {entry.folder for entry in entries if entry.folder}
+    # what a figure or a table says of the user's own names; of the others, too, it may change without notice
+    looks = {repr((entry.label, entry.colour, entry.marker)) for entry in ACTIVATIONS.values() if entry.own}
+    return _of_step(script, *(tuple(sorted(one)) for one in (modules, folders, said, looks)))
 
 
 @functools.cache
-def _of_step(script, modules, said):
-    return hashlib.sha256((checksum(script, modules) + "\n".join(said)).encode()).hexdigest()
+def _of_step(script, modules, folders, said, looks):
+    code = checksum(script, modules, folders)
+    drawn = looks if any(_REPORT in path.parents for path in files(script, modules, folders)) else ()
+    return hashlib.sha256((code + "\n".join([*said, *drawn])).encode()).hexdigest()
 
 
-def checksum(script, modules=(), beside=None):
+def checksum(script, modules=(), beside=()):
     """One checksum of all code that a step runs.
 
     Args:
         script (str): a file of workflow/scripts.
         modules (iterable of str): dotted names of modules that it loads by name.
-        beside (Path, optional): a folder of the user's own modules.
+        beside (tuple of str): folders of the user's own modules.
 
     Returns:
         str: hexadecimal; it changes when a file of :func:`files` changes in what it does.
@@ -55,14 +64,14 @@ def checksum(script, modules=(), beside=None):
 
 
 @functools.cache
-def files(script, modules=(), beside=None):
+def files(script, modules=(), beside=()):
     """The files of code that a step runs, ordered by name; arguments as of :func:`checksum`."""
     found = {}
     queue = [_as_module(SCRIPTS / script), *modules]
     while queue:
         name = queue.pop()
         path = _file_of(name, beside)
-        if name in found or path is None or name == _NOT_FOLLOWED:
+        if name in found or path is None or name in _NOT_FOLLOWED:
             continue
         found[name] = path
         queue += [*_parents(name), *_imports(path, name, path.stem == "__init__")]
@@ -80,9 +89,9 @@ def _parents(name):
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
-def _file_of(name, beside=None):
+def _file_of(name, beside=()):
     """The file of a module of the library, of the scripts, or of the user's own; None for any other."""
-    for folder in (SCRIPTS, *([] if beside is None else [Path(beside)])):
+    for folder in (SCRIPTS, *map(Path, beside)):
         base = folder.joinpath(*name.split("."))
         for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():

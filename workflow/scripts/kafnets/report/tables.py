@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from .. import registry
 from ..config.slices import WORST_CASE, ball
+from ..registry import label
 from . import differences, marks, sheets, statistics
 from .latex import tex
 from .sheets import Sheet, markdown
-from .summary import clean_accuracy, clean_attack, label, over_seeds, trade_off
+from .summary import clean_accuracy, clean_attack, over_seeds, trade_off
 
 NOT_RUN = "–"
 OURS, PUBLISHED = "This run", "Published"

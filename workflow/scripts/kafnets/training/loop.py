@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ..activations import layers_of
 from ..config.slices import fraction
 from ..models import create_model
 from ..registry import ACTIVATIONS, ADVERSARIES, lookup
@@ -57,12 +58,13 @@ def parameter_groups(model, l2):
 
     Args:
         model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases, normalisations and
-            trainable activations are never penalised.
+            whatever belongs to an activation are never penalised.
         l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
             2 l2 w, hence torch's weight decay is twice that factor.
     """
     kernels = {"conv": [], "dense": []}
-    for module in model.modules():
+    of_activations = {part for layer in layers_of(model).values() for part in layer.modules()}
+    for module in (module for module in model.modules() if module not in of_activations):
         if isinstance(module, nn.Conv2d):
             kernels["conv"].append(module.weight)
         elif isinstance(module, nn.Linear):
@@ -272,15 +274,11 @@ def parameters_frozen(model):
 
 def count_parameters(model):
     """Trainable parameters in all, and those of the activations among them."""
-    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-    trainable = sum(parameter.numel() for parameter in model.parameters())
-    others = sum(
-        parameter.numel()
-        for module in model.modules()
-        if isinstance(module, kinds)
-        for parameter in module.parameters()
-    )
-    return {"trainable": trainable, "activation": trainable - others}
+    of_activations = {parameter for layer in layers_of(model).values() for parameter in layer.parameters()}
+    return {
+        "trainable": sum(parameter.numel() for parameter in model.parameters()),
+        "activation": sum(parameter.numel() for parameter in of_activations),
+    }
 
 
 class Monitor:
