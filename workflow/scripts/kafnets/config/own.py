@@ -5,6 +5,7 @@ import importlib.util
 from pathlib import Path
 
 from .. import registry
+from ..entry import SETTINGS
 from ..runtime.errors import UserError
 from .reading import dotted, error_at
 
@@ -29,7 +30,7 @@ def check(config, folders, elsewhere=False):
             _check_target((*path, "target"), facts["target"], list(folders), elsewhere)
             required = facts.get("required", [])
             for setting in required:
-                if setting not in facts.get("settings", {}) and setting not in registry.SETTINGS:
+                if setting not in facts.get("settings", {}) and setting not in SETTINGS:
                     where = dotted((*path, "settings", setting))
                     raise UserError(f"{where}: is missing; write what it may be, as in {{type: number}}")
 

@@ -9,8 +9,8 @@ from ..runtime.errors import UserError
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
-NUM_CLASSES = 10  # of every data set of the registry
 _LOOKS = ("label", "colour", "marker", "settings", "required")  # of a user's own name: no part of results
+USUAL_SHAPE = [3, 32, 32]  # of images: channels, rows, columns; settings tell of another one
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -78,6 +78,9 @@ def training_settings(config, experiment, activation, seed):
         training = {**chosen["training"]}
         training["learning_rate"] = list(rates(training["learning_rate"], activation))
         origin = {"train_examples": chosen["train_examples"], "training": training}
+    dataset = DATASETS[chosen["dataset"]]
+    image_shape = [dataset.channels, dataset.size, dataset.size]
+    shape = {} if image_shape == USUAL_SHAPE else {"image_shape": image_shape}
     return _plain(
         {
             "experiment": experiment,
@@ -87,7 +90,8 @@ def training_settings(config, experiment, activation, seed):
             "architecture": chosen["architecture"],
             "architecture_arguments": chosen["architecture_arguments"],
             "activation_arguments": chosen["activation_arguments"].get(activation, {}),
-            "num_classes": DATASETS[chosen["dataset"]].classes,
+            "num_classes": dataset.classes,
+            **shape,
             **origin,
             **own_facts(
                 config,

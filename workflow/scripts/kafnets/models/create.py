@@ -7,7 +7,12 @@ from ..registry import ARCHITECTURES, lookup
 
 
 def create_model(
-    architecture, activation="relu", num_classes=10, activation_arguments=None, **architecture_arguments
+    architecture,
+    activation="relu",
+    num_classes=10,
+    activation_arguments=None,
+    image_shape=None,
+    **architecture_arguments,
 ):
     r"""A freshly initialised network; the initial weights follow torch's global random state.
 
@@ -16,10 +21,11 @@ def create_model(
         activation (str): a name of :data:`kafnets.registry.ACTIVATIONS`, e.g. ``"relu"``, ``"kaf_elu"``.
         num_classes (int): the number of logits.
         activation_arguments (dict, optional): passed on to every activation, e.g. ``{"D": 30}``.
+        image_shape (tuple, optional): (channels, rows, columns) of the images. Default: (3, 32, 32)
         **architecture_arguments: e.g. ``block="original"`` for a ResNet.
 
     Shape:
-        - Input: :math:`(N, 3, 32, 32)`, pixels in [0, 1], no normalisation
+        - Input: :math:`(N, *\text{image\_shape})`, pixels in [0, 1], no normalisation
         - Output: :math:`(N, \text{num\_classes})` logits
 
     Raises:
@@ -32,6 +38,7 @@ def create_model(
         "activation": activation,
         "num_classes": _plain(num_classes),
         "activation_arguments": _plain(dict(activation_arguments or {})),
+        **({} if image_shape is None else {"image_shape": _plain(image_shape)}),
         **_plain(architecture_arguments),
     }
     arguments = {key: value for key, value in specification.items() if key != "architecture"}

@@ -37,7 +37,7 @@ def initial_model(settings):
 
     Args:
         settings (dict): the run's settings; `seed`, `architecture`, `activation`, `num_classes`,
-            `architecture_arguments` and `activation_arguments` are read.
+            `architecture_arguments`, `activation_arguments` and, where it is given, `image_shape` are read.
 
     Returns:
         nn.Module on the CPU: the same weights for the same settings. Torch's global random state is set
@@ -49,6 +49,7 @@ def initial_model(settings):
         activation=settings["activation"],
         num_classes=settings["num_classes"],
         activation_arguments=settings["activation_arguments"],
+        image_shape=settings.get("image_shape"),
         **settings["architecture_arguments"],
     )
 

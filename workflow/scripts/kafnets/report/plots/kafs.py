@@ -19,7 +19,6 @@ POINTS = 301
 SAMPLE = 12  # channels drawn faintly
 WIDER = 1.5  # the curves are drawn this much beyond a KAF's dictionary
 REACH = 4.5  # and to here where there is none
-CHANNELS, SIZE = 3, 32  # of the images of a network that is not of a data set of the registry
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Shapes:
     density: numpy.ndarray | None
 
 
-def shapes(initial, trained, image_shape=(CHANNELS, SIZE, SIZE)):
+def shapes(initial, trained, image_shape=(3, 32, 32)):
     """The Shapes of every learned activation of a network, in the order of the forward pass.
 
     Args:
