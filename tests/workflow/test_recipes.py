@@ -99,8 +99,8 @@ def noise(loss, images, *, eps):
     return (images + torch.empty_like(images).uniform_(-eps, eps)).clamp(0, 1)
 '''
 
-LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "prelu": "PReLU", "shared": "shared"}
-LEARNED = {"scaled": 12, "prelu": 2, "shared": 1}  # parameters of the activations
+LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "prelu": "PReLU"}
+LEARNED = {"scaled": 12, "prelu": 2}  # parameters of the activations
 
 
 def experiment(adversary, activations, **arguments):
@@ -143,12 +143,12 @@ def planned(output):
 
 
 def check_results(out, activations):
-    with open(out / "tables/mine_attacks.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    written = (out / "tables/mine_attacks.md").read_text()
-    assert len(rows) == len(activations) * 2
+    with open(out / "summary.csv", encoding="utf-8") as file:
+        rows = [(row["activation"], row["attack"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == sorted((name, attack) for name in activations for attack in ("clean", "corners"))
+    written = (out / "tables/mine.md").read_text()
     for name in activations:
-        assert LABELS[name] in written
+        assert f"| {LABELS[name]}" in written
         drawn = out / f"plots/mine/kafs_{name}_seed0.pdf"
         assert drawn.exists() == (name in LEARNED)
         record = json.loads((out / f"models/mine/{name}/seed0/record.json").read_text())
@@ -211,7 +211,6 @@ OWN = {
             "colour": "#882255",
             "marker": "o",
         },
-        "shared": {"target": "torch.nn:PReLU", "learns": True, "per": "network"},
     },
     "architectures": {
         "small": {"target": "my_network:Small", "settings": {"width": {"type": "integer", "minimum": 1}}}
@@ -234,7 +233,7 @@ def own(tmp_path_factory):
     files = {"my_activations": ACTIVATIONS, "my_network": NETWORK, "my_attack": ATTACK, "my_data": DATA}
     for name, text in (*files.items(), ("my_scaled", ACTIVATIONS)):
         (beside / f"{name}.py").write_text(text)
-    config = experiment({"name": "fbf", "eps": "16/255", "step": "20/255"}, ["bent", "scaled", "shared"])
+    config = experiment({"name": "fbf", "eps": "16/255", "step": "20/255"}, ["bent", "scaled"])
     (beside / "overlay.yaml").write_text(yaml.safe_dump({**config, **OWN}))
     work = tmp_path_factory.mktemp("work")
     run(work, beside)
@@ -248,7 +247,7 @@ def run(work, beside, *arguments, **options):
 
 def test_names_of_ones_own(own):
     work, beside = own
-    check_results(work / "results/mine", ["bent", "scaled", "shared"])
+    check_results(work / "results/mine", ["bent", "scaled"])
     assert "Nothing to be done" in run(work, beside, "-n")
 
 
@@ -256,7 +255,7 @@ def test_names_of_ones_own(own):
     ("name", "change", "jobs"),
     [
         ("my_scaled", ("torch.tanh(x)", "torch.sin(x)"), {"train": 1, "evaluate": 2}),
-        ("my_attack", ("sub(0.5)", "sub(0.4)"), {"evaluate": 3}),
+        ("my_attack", ("sub(0.5)", "sub(0.4)"), {"evaluate": 2}),
         ("my_data", ("manual_seed(0)", "manual_seed(1)"), {"prepare_data": 1}),
         ("my_network", ('"""A network."""', "# a comment"), {}),
     ],
