@@ -2,6 +2,7 @@
 
 import copy
 import json
+import subprocess
 import sys
 import warnings
 
@@ -17,7 +18,7 @@ from kafnets.report.plots import style
 from kafnets.runtime.errors import UserError
 from kafnets.training.loop import count_parameters, parameter_groups
 
-from tests.repository import ROOT
+from tests.repository import ENVIRONMENT, ROOT
 
 SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
 MODULE = """
@@ -170,6 +171,27 @@ def test_one_for_the_network_is_shared_and_stays_so(folder):
     assert count_parameters(loaded)["activation"] == 1
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(loaded(images), copy.deepcopy(model).eval()(images))
+
+
+def test_a_data_set_is_what_its_entry_says(folder):
+    (folder / "own_data.py").write_text(
+        "import torch\nfrom kafnets.data.dataset import Dataset\n\n\ndef prepare(source):\n"
+        "    images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2\n"
+        "    return Dataset('own', images, labels, images, labels, ('a', 'b'), 'here')\n"
+    )
+    facts = {"target": "own_data:prepare", "examples": [4, 4], "classes": 2, "channels": 1, "size": 9}
+    registry.adopt({"datasets": {"own": facts}}, [folder])
+    files = ["--output", folder / "own.safetensors", "--record", folder / "own.json"]
+    command = [sys.executable, ROOT / "workflow/scripts/prepare_data.py", "--dataset", "own", *files]
+
+    def prepare():
+        told = {**ENVIRONMENT, registry.OWN: json.dumps(registry.own_names())}
+        return subprocess.run(command, env=told, capture_output=True, text=True)
+
+    said = "own: has 2 classes and images of 1 x 8 x 8, its entry says 2 classes and images of 1 x 9 x 9"
+    assert said in prepare().stderr
+    registry.adopt({"datasets": {"own": {**facts, "size": 8}}}, [folder])
+    assert prepare().returncode == 0
 
 
 @pytest.mark.parametrize("architecture", ["vgg", "resnet8"])

@@ -42,9 +42,12 @@ HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT.resolve()}/"
 SCRIPT = f"{HERE}workflow/scripts"
 PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 
-# Where the modules of the user's own names may lie: beside a configuration file, or here.
+# Where the modules of the user's own names may lie: beside a configuration file, the last first, or here.
 FOLDERS = dict.fromkeys(
-    [*(Path(path).resolve().parent for path in workflow.configfiles), Path.cwd()]
+    [
+        *(Path(path).resolve().parent for path in reversed(workflow.configfiles)),
+        Path.cwd(),
+    ]
 )
 # The jobs' `python` is the one that runs this, or that of the rule's conda environment: see BIN.
 USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method

@@ -182,13 +182,21 @@ PUBLISHED = {
     "kaf_free": "resnet20_kafs_freedictkb_ocrob_lrfinder",
 }
 
+_SMALL_IMAGES = {"classes": 10, "channels": 3, "size": 32}
 DATASETS = {
-    "cifar10": Entry("kafnets.data.cifar10:prepare_cifar10", label="CIFAR-10", examples=(50_000, 10_000)),
+    "cifar10": Entry(
+        "kafnets.data.cifar10:prepare_cifar10",
+        label="CIFAR-10",
+        examples=(50_000, 10_000),
+        **_SMALL_IMAGES,
+    ),
     "digits": Entry(
-        "kafnets.data.digits:prepare_digits", label="handwritten digits (scikit-learn)", examples=(1_400, 397)
+        "kafnets.data.digits:prepare_digits",
+        label="handwritten digits (scikit-learn)",
+        examples=(1_400, 397),
+        **_SMALL_IMAGES,
     ),
 }
-
 
 # The tables that a configuration may add names of the user's own to, by its keys.
 OWN_TABLES = {
@@ -233,14 +241,26 @@ def adopt(config, folders=()):
         config (dict): a configuration, or its part with the keys of `OWN_TABLES`; each maps names to the
             arguments of :class:`Entry`. The workflow checks them before (kafnets/config/own.py).
         folders (iterable of Path): where to look for their modules; the first that has one is taken.
+
+    Raises:
+        UserError: for what is no entry, or has the name of one that comes with the repository.
     """
     for kind, table in OWN_TABLES.items():
         for name in [name for name, entry in table.items() if entry.own]:
             del table[name]
         for name, facts in (config.get(kind) or {}).items():
-            place = {"folder": folder_of(facts["target"], folders), **facts}
-            lists = {key: tuple(value) for key, value in place.items() if isinstance(value, list)}
-            table[name] = Entry(**{**place, **lists, "own": True})
+            if name in table:
+                raise UserError(f"{kind}.{name}: comes with the repository; write another name")
+            table[name] = _own_entry(f"{kind}.{name}", facts, folders)
+
+
+def _own_entry(where, facts, folders):
+    try:
+        place = {"folder": folder_of(facts["target"], folders), **facts}
+        lists = {key: tuple(value) for key, value in place.items() if isinstance(value, list)}
+        return Entry(**{**place, **lists, "own": True})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: is no entry ({error}); write a mapping with a target") from None
 
 
 def folder_of(target, folders):
