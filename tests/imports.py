@@ -10,7 +10,8 @@ from kafnets import registry
 from tests.repository import ROOT
 
 SCRIPTS = ROOT / "workflow" / "scripts"
-_TABLES = {name: table for name, table in vars(registry).items() if name.isupper() and name != "PUBLISHED"}
+_KINDS = ("ACTIVATIONS", "ARCHITECTURES", "ADVERSARIES", "ATTACKS", "DATASETS")
+_TABLES = {name: table for name, table in vars(registry).items() if name in _KINDS}
 
 
 def third_party(path, skipped=()):

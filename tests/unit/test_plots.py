@@ -204,7 +204,7 @@ def test_the_dense_layers_kaf_has_no_normalisation():
 
 def test_a_network_without_kafs_is_refused():
     model = create_model("resnet8", "relu")
-    with pytest.raises(UserError, match="no kernel activation function"):
+    with pytest.raises(UserError, match="no learned activation"):
         kafs.shapes(model, model)
 
 
@@ -214,7 +214,7 @@ def test_the_median_channel_is_a_real_channel():
 
 
 def test_every_activation_of_the_registry_has_a_look_of_its_own():
-    looks = {name: (style.colour(name), style.is_kaf(name)) for name in registry.ACTIVATIONS}
+    looks = {name: (style.colour(name), style.learns(name)) for name in registry.ACTIVATIONS}
     assert len(set(looks.values())) == len(looks)
     for name in registry.ACTIVATIONS:
         assert style.marker(name)["marker"] == ("X" if name.startswith("kaf") else "d")
@@ -257,7 +257,7 @@ def test_tradeoff_shows_each_activation_and_its_published_point(rows):
     statistic = summary.over_seeds(rows, "relu", "pgd")
     assert any(y == pytest.approx(100 * statistic.mean) for _, y in places)
     written = {text.get_text() for text in axes.texts}
-    assert set(map(summary.label, ACTIVATIONS)) <= written
+    assert set(map(registry.label, ACTIVATIONS)) <= written
 
 
 def test_tradeoff_leaves_out_what_was_not_run(rows):

@@ -10,8 +10,12 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
+# The user's own names are those of the configuration, whatever scripts called by hand are told.
+os.environ.pop("KAFNETS_OWN", None)
+
 from kafnets import registry
-from kafnets.config.checks import check_keys, check_locale, typed, validate
+from kafnets.config.checks import validate
+from kafnets.config.reading import check_keys, check_locale, typed
 from kafnets.config.slices import (
     card_settings,
     evaluation_settings,
@@ -38,6 +42,16 @@ HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT.resolve()}/"
 SCRIPT = f"{HERE}workflow/scripts"
 PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 
+# Where the modules of the user's own names may lie: beside a configuration file, the last first, or here.
+FOLDERS = dict.fromkeys(
+    [
+        *(Path(path).resolve().parent for path in reversed(workflow.configfiles)),
+        Path.cwd(),
+    ]
+)
+# The jobs' `python` is the one that runs this, or that of the rule's conda environment: see BIN.
+USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
+
 # The scripts find the library beside them, which this variable would forbid: here and in the jobs, which inherit it.
 os.environ.pop("PYTHONSAFEPATH", None)
 
@@ -62,6 +76,8 @@ try:
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",
         PUBLISHED,
+        folders=FOLDERS,
+        elsewhere=USES_CONDA,
     )
 except UserError as error:
     raise WorkflowError(f"error in the configuration: {error}") from None
@@ -71,13 +87,15 @@ OUT = GRID.out
 
 # The jobs' `python` is the one that runs this, whatever PATH says: cron and editors activate no environment. Or it is
 # that of the rule's conda environment, whose folder conda may put behind that of an activated .venv.
-USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_method
 BIN = (
     '"$CONDA_PREFIX"/bin'
     if USES_CONDA
     else shlex.quote(os.path.dirname(sys.executable))
 )
-shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; ")
+# They are told of the user's own names by a variable.
+OWN = json.dumps(registry.own_names())
+EXPORTED = f"export {registry.OWN}={shlex.quote(OWN)}; " if registry.own_names() else ""
+shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; {EXPORTED}")
 
 # Where a job computes. It is no setting: it never makes a finished result stale.
 DEVICE = config["device"]

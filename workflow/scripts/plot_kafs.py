@@ -1,8 +1,9 @@
-"""Draws a network's kernel activation functions and their slopes before and after training."""
+"""Draws a network's learned activation functions and their slopes before and after training."""
 
 import argparse
 
 import torch
+from kafnets.config.slices import USUAL_SHAPE
 from kafnets.models import load_model
 from kafnets.report.plots import kafs, style
 from kafnets.runtime import cli, records
@@ -19,7 +20,9 @@ def main():
 
     torch.set_num_threads(1)  # sums in one order, so that a rerun gives the same bytes
     record = records.of_weights(arguments.record, arguments.model)
-    layers = kafs.shapes(initial_model(record["settings"]), load_model(arguments.model))
+    model = load_model(arguments.model)
+    shape = model.specification.get("image_shape", USUAL_SHAPE)
+    layers = kafs.shapes(initial_model(record["settings"]), model, shape)
     style.save(kafs.draw(layers, record["activation"]), arguments.pdf, arguments.png)
 
 

@@ -1,78 +1,85 @@
-"""Every name that config.yaml may use, and where its code lives.
+"""Every name that config.yaml may use, where its code lives, and what it takes.
 
 Adding an activation, an architecture, an adversary, an attack or a data set is writing it and adding one
-line here. This module imports nothing heavy: the workflow reads it in a process that has no torch.
+line here. Names of a user's own, which the configuration declares, are added by :func:`adopt`. This module
+imports nothing heavy: the workflow reads it in a process that has no torch.
 """
 
 import difflib
-import importlib
-from dataclasses import dataclass, field
+import json
+import os
+from pathlib import Path
 
+from .entry import Entry
 from .runtime.errors import UserError
 
+# The environment variable by which a script is told of the user's own names: as JSON, or the path of the
+# configuration file that declares them.
+OWN = "KAFNETS_OWN"
 
-@dataclass(frozen=True)
-class Entry:
-    """Where the code of one name lives: `target` is "module:object", called with `arguments`.
-
-    `required` and `optional` are the settings that config.yaml must and may give beside the name; `examples`
-    is how many training and test images a data set has. `sources` says of an attack whether the models of the
-    experiment's other activations are "needed" or "used" by it, `norm` which it takes when none is given.
-    Of an activation `learns` says whether it has parameters of its own, `per` for what it is made: "channel"
-    (then the number of channels is its first argument) or "" for a layer of any size; `backend` names the
-    function that tells what computes it on a device.
-    """
-
-    target: str
-    arguments: dict = field(default_factory=dict)
-    label: str = ""
-    required: tuple = ()
-    optional: tuple = ()
-    examples: tuple = field(default=(), repr=False)
-    sources: str = field(default="", repr=False)
-    norm: str = field(default="linf", repr=False)
-    learns: bool = False
-    per: str = ""
-    backend: str = ""
-
-    def load(self):
-        """The object itself (imports its module)."""
-        return _load(self.target)
-
-    def backend_on(self, device):
-        """What computes an activation on a device, where there are several; else None."""
-        return _load(self.backend)(device) if self.backend else None
-
-
-def _load(target):
-    module, _, name = target.partition(":")
-    return getattr(importlib.import_module(module), name)
-
-
-def _kaf(label, **arguments):
-    backend = "kafnets.activations.kaf.functional:active_backend"
-    target = "kafnets.activations.kaf.layer:KAF"
-    return Entry(target, arguments, label, learns=True, per="channel", backend=backend)
-
-
-ACTIVATIONS = {
-    "relu": Entry("torch.nn:ReLU", label="ReLU"),
-    "elu": Entry("torch.nn:ELU", label="ELU"),
-    "tanh": Entry("torch.nn:Tanh", label="Tanh"),
-    "gelu": Entry("torch.nn:GELU", label="GELU"),
-    "softplus": Entry("torch.nn:Softplus", label="Softplus"),
-    "swish": Entry("torch.nn:SiLU", label="Swish"),
-    "kaf": _kaf("KAF"),
-    "kaf_relu": _kaf("KAF_ReLU", init="relu"),
-    "kaf_elu": _kaf("KAF_ELU", init="elu"),
-    "kaf_swish": _kaf("KAF_Swish", init="swish"),
-    "kaf_free": _kaf("KAF_Free", trainable_dictionary=True, trainable_bandwidth=True),
+_BOOLEAN = {"type": "boolean"}
+_KAF_SETTINGS = {
+    "D": {"type": "integer", "minimum": 2, "maximum": 1000},
+    "boundary": {"type": "number", "minimum": 1e-6, "maximum": 1000},
+    "bandwidth": {
+        "oneOf": [
+            {"enum": ["thesis", "reference"]},
+            {"type": "number", "minimum": 1e-18, "maximum": 1_000_000},
+        ]
+    },
+    "std": {"type": "number", "minimum": 0, "maximum": 1000},
+    "ridge": {"type": "number", "minimum": 1e-12, "maximum": 1},
+    "kernel": {"enum": ["gaussian", "relu", "softplus"]},
+    "arithmetic": {"enum": ["float32", "float16"]},
+    "trainable_dictionary": _BOOLEAN,
+    "trainable_bandwidth": _BOOLEAN,
 }
 
+
+def _kaf(label, colour, **arguments):
+    return Entry(
+        "kafnets.activations.kaf.layer:KAF",
+        arguments,
+        label,
+        settings=_KAF_SETTINGS,
+        conflicts=(("trainable_bandwidth", True, "kernel", "gaussian", "has no bandwidth to train"),),
+        learns=True,
+        per="channel",
+        backend="kafnets.activations.kaf.functional:active_backend",
+        colour=colour,
+    )
+
+
+def _fixed(target, label, colour, **settings):
+    return Entry(f"torch.nn:{target}", label=label, colour=colour, settings=settings)
+
+
+_POSITIVE = {"type": "number", "minimum": 1e-6, "maximum": 1000}
+# The colours are Okabe and Ito's, told apart under every common colour blindness. A fixed activation and the
+# KAF that starts from it share the colour; the line (dashed, solid) or marker tells them apart.
+ACTIVATIONS = {
+    "relu": _fixed("ReLU", "ReLU", "#0072B2"),
+    "elu": _fixed("ELU", "ELU", "#E69F00", alpha=_POSITIVE),
+    "tanh": _fixed("Tanh", "Tanh", "#56B4E9"),
+    "gelu": _fixed("GELU", "GELU", "#D55E00", approximate={"enum": ["none", "tanh"]}),
+    "softplus": _fixed("Softplus", "Softplus", "#8B6914", beta=_POSITIVE, threshold=_POSITIVE),
+    "swish": _fixed("SiLU", "Swish", "#009E73"),
+    "kaf": _kaf("KAF", "#000000"),
+    "kaf_relu": _kaf("KAF_ReLU", "#0072B2", init="relu"),
+    "kaf_elu": _kaf("KAF_ELU", "#E69F00", init="elu"),
+    "kaf_swish": _kaf("KAF_Swish", "#009E73", init="swish"),
+    "kaf_free": _kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
+}
+
+_RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+_DROPOUT = {"type": "array", "minItems": 4, "maxItems": 4, "items": _RATE}
+_BLOCK = {"block": {"enum": ["thesis", "original"]}}
 ARCHITECTURES = {
-    "vgg": Entry("kafnets.models.vgg:VGG", label="VGG"),
+    "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}),
     **{
-        f"resnet{depth}": Entry("kafnets.models.resnet:ResNet", {"depth": depth}, f"ResNet{depth}")
+        f"resnet{depth}": Entry(
+            "kafnets.models.resnet:ResNet", {"depth": depth}, f"ResNet{depth}", settings=_BLOCK
+        )
         for depth in (8, 20, 32, 44, 56, 110)
     },
 }
@@ -153,6 +160,12 @@ ATTACKS = {
             *("backward", "width", "delta", "loss", "norm", "momentum", "targets", "sources"),
             *_ANY,
         ),
+        settings={
+            "loss": {"enum": ["cross_entropy", "margin", "dlr", "ensemble"]},
+            "backward": {"enum": ["exact", "wider", "silu", "differences"]},
+            "width": {"type": "number", "minimum": 1, "maximum": 1000},
+            "delta": {"type": "number", "minimum": 0.001, "maximum": 1000},
+        },
         sources="used",
     ),
 }
@@ -169,17 +182,40 @@ PUBLISHED = {
     "kaf_free": "resnet20_kafs_freedictkb_ocrob_lrfinder",
 }
 
+_SMALL_IMAGES = {"classes": 10, "channels": 3, "size": 32}
 DATASETS = {
-    "cifar10": Entry("kafnets.data.cifar10:prepare_cifar10", label="CIFAR-10", examples=(50_000, 10_000)),
-    "digits": Entry(
-        "kafnets.data.digits:prepare_digits", label="handwritten digits (scikit-learn)", examples=(1_400, 397)
+    "cifar10": Entry(
+        "kafnets.data.cifar10:prepare_cifar10",
+        label="CIFAR-10",
+        examples=(50_000, 10_000),
+        **_SMALL_IMAGES,
     ),
+    "digits": Entry(
+        "kafnets.data.digits:prepare_digits",
+        label="handwritten digits (scikit-learn)",
+        examples=(1_400, 397),
+        **_SMALL_IMAGES,
+    ),
+}
+
+# The tables that a configuration may add names of the user's own to, by its keys.
+OWN_TABLES = {
+    "activations": ACTIVATIONS,
+    "architectures": ARCHITECTURES,
+    "attack_methods": ATTACKS,
+    "datasets": DATASETS,
 }
 
 
 def is_trainable(activation):
     """Whether the activation named `activation` has parameters of its own."""
     return ACTIVATIONS[activation].learns
+
+
+def label(activation):
+    """The name of an activation in print."""
+    entry = ACTIVATIONS.get(activation)
+    return entry.label if entry and entry.label else activation
 
 
 def lookup(table, name, what):
@@ -192,4 +228,71 @@ def lookup(table, name, what):
         return table[name]
     close = difflib.get_close_matches(str(name), table, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
-    raise UserError(f"{what}: {name!r} is not known; {hint}choose one of {', '.join(table)}")
+    raise UserError(
+        f"{what}: {name!r} is not known; {hint}choose one of {', '.join(table)}, or let the environment "
+        f"variable {OWN} name the configuration file that declares it"
+    )
+
+
+def adopt(config, folders=()):
+    """Adds the user's own names that a configuration declares, in place of those of an earlier one.
+
+    Args:
+        config (dict): a configuration, or its part with the keys of `OWN_TABLES`; each maps names to the
+            arguments of :class:`Entry`. The workflow checks them before (kafnets/config/own.py).
+        folders (iterable of Path): where to look for their modules; the first that has one is taken.
+
+    Raises:
+        UserError: for what is no entry, or has the name of one that comes with the repository.
+    """
+    for kind, table in OWN_TABLES.items():
+        for name in [name for name, entry in table.items() if entry.own]:
+            del table[name]
+        for name, facts in (config.get(kind) or {}).items():
+            if name in table:
+                raise UserError(f"{kind}.{name}: comes with the repository; write another name")
+            table[name] = _own_entry(f"{kind}.{name}", facts, folders)
+
+
+def _own_entry(where, facts, folders):
+    try:
+        place = {"folder": folder_of(facts["target"], folders), **facts}
+        lists = {key: tuple(value) for key, value in place.items() if isinstance(value, list)}
+        return Entry(**{**place, **lists, "own": True})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{where}: is no entry ({error}); write a mapping with a target") from None
+
+
+def folder_of(target, folders):
+    """The first of some folders that has the module of "module:object", or "" when none has."""
+    top = target.partition(":")[0].partition(".")[0]
+    for folder in map(Path, folders):
+        if (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file():
+            return str(folder.resolve())
+    return ""
+
+
+def own_names():
+    """The user's own names, in a form that :func:`adopt` takes in another process."""
+    return {
+        kind: {name: entry.facts() for name, entry in table.items() if entry.own}
+        for kind, table in OWN_TABLES.items()
+        if any(entry.own for entry in table.values())
+    }
+
+
+def _adopt_from_environment():
+    text = os.environ.get(OWN, "")
+    if text.lstrip().startswith("{"):
+        adopt(json.loads(text))
+    elif text:
+        import yaml
+
+        try:
+            config = yaml.safe_load(Path(text).read_bytes())
+        except (OSError, yaml.YAMLError) as error:
+            raise UserError(f"{OWN}: {text} cannot be read ({error})") from None
+        adopt(config or {}, (Path(text).parent, Path.cwd()))
+
+
+_adopt_from_environment()

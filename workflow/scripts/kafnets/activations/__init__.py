@@ -5,7 +5,7 @@ import importlib
 from ..registry import ACTIVATIONS, lookup
 from ..runtime.errors import UserError
 
-__all__ = ["KAF", "active_backend", "create_activation", "functional"]
+__all__ = ["KAF", "active_backend", "create_activation", "functional", "layer_factory", "layers_of"]
 
 
 def __getattr__(name):
@@ -32,9 +32,11 @@ def create_activation(name, channels, **arguments):
     arguments = {**entry.arguments, **arguments}
     positional = (channels,) if entry.per == "channel" else ()
     try:
-        return entry.load()(*positional, **arguments)
+        layer = entry.load()(*positional, **arguments)
     except TypeError as error:
         raise UserError(f"arguments of {name}: {error}") from None
+    layer.activation_name = name  # by which layers_of finds it, in copies of a network too
+    return layer
 
 
 def active_backend(name, device):
@@ -43,3 +45,24 @@ def active_backend(name, device):
     None where there is only one, and for a name that the registry does not know.
     """
     return ACTIVATIONS[name].backend_on(device) if name in ACTIVATIONS else None
+
+
+def layer_factory(name, arguments=None):
+    """What a network calls, with the number of channels, for each of its activation layers.
+
+    A fresh layer each time; of an activation that is made once for the network, the same layer.
+
+    Args:
+        name: a name of ``kafnets.registry.ACTIVATIONS``.
+        arguments (dict, optional): as of :func:`create_activation`.
+    """
+    arguments = arguments or {}
+    if lookup(ACTIVATIONS, name, "activation").per == "network":
+        shared = create_activation(name, None, **arguments)
+        return lambda channels: shared
+    return lambda channels: create_activation(name, channels, **arguments)
+
+
+def layers_of(model):
+    """The activation layers of a network by name: those that :func:`create_activation` made."""
+    return {name: layer for name, layer in model.named_modules() if hasattr(layer, "activation_name")}

@@ -134,9 +134,11 @@ def with_surrogates(model, backward, *, width=2.0, delta=1.0):
     if backward == "exact":
         return model
     model = copy.deepcopy(model)
-    kinds = tuple({entry.load() for entry in ACTIVATIONS.values()})
+    kinds = tuple({entry.load() for entry in ACTIVATIONS.values() if not entry.own})
     found = {
-        name: layer for name, layer in model.named_modules(remove_duplicate=False) if isinstance(layer, kinds)
+        name: layer
+        for name, layer in model.named_modules(remove_duplicate=False)
+        if isinstance(layer, kinds) or hasattr(layer, "activation_name")
     }
     if not found:
         raise ValueError("backward: the model has no activation modules whose derivative could be replaced")

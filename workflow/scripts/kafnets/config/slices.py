@@ -3,13 +3,14 @@
 Imports nothing heavy: the workflow reads it in a process that has no torch.
 """
 
-from ..registry import ATTACKS
+from ..registry import ATTACKS, DATASETS
 from ..runtime.units import fraction
 
 DEFAULT_RATE = "default"
 _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which networks and images, not how
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
-NUM_CLASSES = 10  # of every data set of the registry
+_LOOKS = ("label", "colour", "marker", "settings", "required")  # of a user's own name: no part of results
+USUAL_SHAPE = [3, 32, 32]  # of images: channels, rows, columns; settings tell of another one
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -42,6 +43,16 @@ def cells(config):
     ]
 
 
+def own_facts(config, **chosen):
+    """Of names in use, what makes the user's own among them: for a record, and to compare."""
+    found = {
+        kind: {name: {key: value for key, value in config[kind][name].items() if key not in _LOOKS}}
+        for kind, name in chosen.items()
+        if name in config.get(kind, {})
+    }
+    return {"own": found} if found else {}
+
+
 def training_settings(config, experiment, activation, seed):
     """All that decides the weights of one cell, and nothing else."""
     chosen = config["experiments"][experiment]
@@ -51,6 +62,9 @@ def training_settings(config, experiment, activation, seed):
         training = {**chosen["training"]}
         training["learning_rate"] = list(rates(training["learning_rate"], activation))
         origin = {"train_examples": chosen["train_examples"], "training": training}
+    dataset = DATASETS[chosen["dataset"]]
+    image_shape = [dataset.channels, dataset.size, dataset.size]
+    shape = {} if image_shape == USUAL_SHAPE else {"image_shape": image_shape}
     return _plain(
         {
             "experiment": experiment,
@@ -60,8 +74,15 @@ def training_settings(config, experiment, activation, seed):
             "architecture": chosen["architecture"],
             "architecture_arguments": chosen["architecture_arguments"],
             "activation_arguments": chosen["activation_arguments"].get(activation, {}),
-            "num_classes": NUM_CLASSES,
+            "num_classes": dataset.classes,
+            **shape,
             **origin,
+            **own_facts(
+                config,
+                activations=activation,
+                architectures=chosen["architecture"],
+                datasets=chosen["dataset"],
+            ),
         }
     )
 
@@ -88,6 +109,7 @@ def evaluation_settings(config, experiment, activation, seed, attack):
             "test_examples": config["experiments"][experiment]["test_examples"],
             **settings,
             **sources,
+            **own_facts(config, attack_methods=settings["method"]),
         }
     )
 

@@ -1,21 +1,16 @@
 """What a network's activations do: how steep they are, and how far an attack moves them."""
 
 import contextlib
+import copy
 
 import torch
 
-from ..registry import ACTIVATIONS
+from ..activations import layers_of
 
 POINTS = 1001  # on which a derivative is looked at, over the range of a channel's inputs
 BINS = 60
 CUT = 0.002  # share of the values at either end that the histogram's outermost bins hold together
 SAMPLE = 1_000_000  # values from which the ends are taken
-
-
-def activations(model):
-    """The activation layers of a network of :func:`kafnets.create_model`, by name, in forward order."""
-    kind = ACTIVATIONS[model.specification["activation"]].load()
-    return {name: module for name, module in model.named_modules() if isinstance(module, kind)}
 
 
 @contextlib.contextmanager
@@ -84,7 +79,7 @@ def compare(model, clean, attacked, batch_size):
         shares of all values; `distance`: L2 distance of the two outputs, mean over images;
         `relative_distance`: that distance over the L2 norm of the clean output, mean over images.
     """
-    layers = activations(model)
+    layers = layers_of(model)
     gathered = {name: _Layer() for name in layers}
     with _recorded(layers) as seen:
         for some, others in zip(clean.split(batch_size), attacked.split(batch_size), strict=True):
@@ -121,7 +116,8 @@ def steepness(module, low, high):
     share = torch.linspace(0, 1, POINTS, dtype=torch.float64, device=low.device)[:, None]
     x = (low.double() + share * (high - low).double()).requires_grad_()
     with torch.enable_grad():
-        (slope,) = torch.autograd.grad(module(x).sum(), x, create_graph=True)
+        outputs = copy.deepcopy(module).double()(x)  # parameters too, which PReLU, say, does not convert
+        (slope,) = torch.autograd.grad(outputs.sum(), x, create_graph=True)
         if slope.requires_grad:
             (curvature,) = torch.autograd.grad(slope.sum(), x)
         else:  # a layer that is linear by pieces

@@ -10,10 +10,11 @@ _ADDITIONS = (operator.add, torch.add, "add")
 
 
 class _Tracer(fx.Tracer):
-    """Records the calls of modules without children, whatever they do inside."""
+    """Records the calls of activations and of modules without children, whatever they do inside."""
 
     def is_leaf_module(self, module, qualified_name):
-        return not any(True for _ in module.children()) or super().is_leaf_module(module, qualified_name)
+        plain = hasattr(module, "activation_name") or not any(True for _ in module.children())
+        return plain or super().is_leaf_module(module, qualified_name)
 
 
 def folded(model):

@@ -11,6 +11,7 @@ from ..attacks.expectation import Expectation
 from ..attacks.losses import margins, most_margin
 from ..chance import is_too_many
 from ..diagnostics.checks import WITHOUT_GRADIENT
+from ..entry import RADIUS
 from ..registry import ATTACKS, lookup
 from ..runtime import checkpoint
 from ..runtime.device import exact_convolutions
@@ -31,8 +32,8 @@ _NOT_FOR_ATTACK = (
     "start_seed",
     "sources",
     "eot_samples",
+    "own",
 )
-_RADII = ("eps", "step")
 # Attacks that go on where they were interrupted; of the others every call is all or nothing.
 RESUMABLE = ("pgd", "thesis_pgd")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
@@ -244,11 +245,12 @@ def _answers(model, images, adversarial, labels, batch_size):
 
 def attack_settings(settings):
     """The keyword arguments of the attack in a slice of the configuration, radii as floats."""
-    chosen = {key: value for key, value in settings.items() if key not in _NOT_FOR_ATTACK}
-    for key in _RADII:
-        if isinstance(chosen.get(key), str):
-            chosen[key] = fraction(chosen[key])
-    return chosen
+    schemas = ATTACKS[settings["method"]].schemas() if settings.get("method") in ATTACKS else {}
+    return {
+        key: fraction(value) if schemas.get(key) == RADIUS and isinstance(value, str) else value
+        for key, value in settings.items()
+        if key not in _NOT_FOR_ATTACK
+    }
 
 
 def vanishing_gradients(model, images, labels, batch_size):

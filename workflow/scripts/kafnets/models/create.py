@@ -2,13 +2,18 @@
 
 import numpy
 import torch
-from torch import nn
 
+from ..activations import layers_of
 from ..registry import ARCHITECTURES, lookup
 
 
 def create_model(
-    architecture, activation="relu", num_classes=10, activation_arguments=None, **architecture_arguments
+    architecture,
+    activation="relu",
+    num_classes=10,
+    activation_arguments=None,
+    image_shape=None,
+    **architecture_arguments,
 ):
     r"""A freshly initialised network; the initial weights follow torch's global random state.
 
@@ -17,10 +22,11 @@ def create_model(
         activation (str): a name of :data:`kafnets.registry.ACTIVATIONS`, e.g. ``"relu"``, ``"kaf_elu"``.
         num_classes (int): the number of logits.
         activation_arguments (dict, optional): passed on to every activation, e.g. ``{"D": 30}``.
+        image_shape (tuple, optional): (channels, rows, columns) of the images. Default: (3, 32, 32)
         **architecture_arguments: e.g. ``block="original"`` for a ResNet.
 
     Shape:
-        - Input: :math:`(N, 3, 32, 32)`, pixels in [0, 1], no normalisation
+        - Input: :math:`(N, *\text{image\_shape})`, pixels in [0, 1], no normalisation
         - Output: :math:`(N, \text{num\_classes})` logits
 
     Raises:
@@ -33,6 +39,7 @@ def create_model(
         "activation": activation,
         "num_classes": _plain(num_classes),
         "activation_arguments": _plain(dict(activation_arguments or {})),
+        **({} if image_shape is None else {"image_shape": _plain(image_shape)}),
         **_plain(architecture_arguments),
     }
     arguments = {key: value for key, value in specification.items() if key != "architecture"}
@@ -52,12 +59,8 @@ def _plain(value):
 
 def count_parameters(model):
     """Trainable parameters in all, and those of the activations among them."""
-    kinds = (nn.Conv2d, nn.Linear, nn.BatchNorm2d)
-    trainable = sum(parameter.numel() for parameter in model.parameters())
-    others = sum(
-        parameter.numel()
-        for module in model.modules()
-        if isinstance(module, kinds)
-        for parameter in module.parameters()
-    )
-    return {"trainable": trainable, "activation": trainable - others}
+    of_activations = {parameter for layer in layers_of(model).values() for parameter in layer.parameters()}
+    return {
+        "trainable": sum(parameter.numel() for parameter in model.parameters()),
+        "activation": sum(parameter.numel() for parameter in of_activations),
+    }

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ..activations import create_activation
+from ..activations import layer_factory
 
 THESIS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
 SHORTCUTS = ("pad_end", "pad_both", "projection")
@@ -111,9 +111,9 @@ class OriginalBlock(nn.Module):
 class Stem(nn.Module):
     """The first convolution, its normalisation and its activation."""
 
-    def __init__(self, outputs, activate, bias, batch_norm):
+    def __init__(self, inputs, outputs, activate, bias, batch_norm):
         super().__init__()
-        self.conv = nn.Conv2d(3, outputs, 3, padding=1, bias=bias)
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
         self.bn = nn.BatchNorm2d(outputs, **batch_norm)
         self.act = activate(outputs)
 
@@ -166,9 +166,10 @@ class ResNet(nn.Module):
             other and give wrong logits. Default: ``"pad_end"``
         mean, std (sequence of 3 floats, optional): the input's normalisation, a layer of the network: pixels
             stay in [0, 1]. Networks of others need the one that they were trained with. Default: none
+        image_shape (sequence of 3 ints): channels, rows and columns of the images; only the first is used.
 
     Shape:
-        - Input: :math:`(N, 3, H, W)` in [0, 1]
+        - Input: :math:`(N, C, H, W)` in [0, 1]
         - Output: :math:`(N, \text{num\_classes})`
 
     Raises:
@@ -196,6 +197,7 @@ class ResNet(nn.Module):
         shortcut=None,
         mean=None,
         std=None,
+        image_shape=(3, 32, 32),
     ):
         super().__init__()
         self.doubt = None if shortcut or block == "thesis" else _DOUBT
@@ -211,12 +213,12 @@ class ResNet(nn.Module):
                 f"shortcut: {shortcut!r} is for block='original', the thesis's block has its own"
             )
 
-        def activate(channels):
-            return create_activation(activation, channels, **(activation_arguments or {}))
-
+        activate = layer_factory(activation, activation_arguments)
         make_block = ThesisBlock if thesis else partial(OriginalBlock, shortcut=shortcut or "pad_end")
         self.normalize = _normalization(mean, std)
-        self.stem = Stem(16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {})
+        self.stem = Stem(
+            image_shape[0], 16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {}
+        )
         blocks = (depth - 2) // 6
         self.layer1 = _stage(make_block, 16, 16, blocks, activate)
         self.layer2 = _stage(make_block, 16, 32, blocks, activate)

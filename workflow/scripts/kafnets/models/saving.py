@@ -43,13 +43,13 @@ def save_model(model, path):
     network = unwrapped(model)
     text = _description(network)
     state = network.state_dict()
-    _warn_of_ties(state)
     tensors = {
         without_wrappers(name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in state.items()
     }
     dtype = str(next((parameter.dtype for parameter in network.parameters()), torch.float32))
-    _check_loadable(network, json.loads(text), tensors, dtype)
+    made = _check_loadable(network, json.loads(text), tensors, dtype)
+    _warn_of_ties(state, made.state_dict())
     told = {} if dtype == str(torch.float32) else {_DTYPE: dtype}
     content = save(tensors, metadata={_METADATA: text, **told})
     with atomic_path(path) as temporary:
@@ -82,12 +82,10 @@ def _leaves(value, name=""):
         yield name, value
 
 
-def _warn_of_ties(state):
-    places = defaultdict(list)
-    for name, tensor in state.items():
-        if tensor.numel():
-            places[tensor.data_ptr(), tensor.device].append(name)
-    tied = [names for names in places.values() if len(names) > 1]
+def _warn_of_ties(state, made):
+    """Warns of tensors with several names that the same network, made anew, has apart."""
+    kept = {tuple(names) for names in _ties(made)}
+    tied = [names for names in _ties(state) if tuple(map(without_wrappers, names)) not in kept]
     if tied:
         more = f", and {len(tied) - 1} more such" if len(tied) > 1 else ""
         warnings.warn(
@@ -96,8 +94,21 @@ def _warn_of_ties(state):
         )
 
 
+def _ties(state):
+    """The names of each tensor that has several."""
+    places = defaultdict(list)
+    for name, tensor in state.items():
+        if tensor.numel():
+            places[tensor.data_ptr(), tensor.device].append(name)
+    return [names for names in places.values() if len(names) > 1]
+
+
 def _check_loadable(network, specification, tensors, dtype):
-    """Compares the network with the one that `load_model` would make, layer by layer, tensor by tensor."""
+    """Compares the network with the one that `load_model` would make, layer by layer, tensor by tensor.
+
+    Returns:
+        nn.Module: that one.
+    """
     try:
         with torch.random.fork_rng(devices=[]), torch.device("cpu"):
             made = _created(specification, dtype)
@@ -119,6 +130,7 @@ def _check_loadable(network, specification, tensors, dtype):
         faults = f"{hooked[0] or 'model'} has a forward hook, which a file cannot hold"
     if faults:
         raise UserError(f"model: load_model could not make it again: {faults}{_advice(network, tensors)}")
+    return made
 
 
 def _created(specification, dtype):

@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from ..activations import create_activation
+from ..activations import layer_factory
 
 # Keras's constants, which the reference used: epsilon 1e-3 and running averages that keep 99 %.
 BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
@@ -19,9 +19,10 @@ class VGG(nn.Sequential):
         num_classes (int): the number of logits.
         activation_arguments (dict): passed on to every activation.
         dropout (sequence of 4 floats): the rates after the three blocks and after the dense layer.
+        image_shape (sequence of 3 ints): channels, rows and columns of the images.
 
     Shape:
-        - Input: :math:`(N, 3, 32, 32)` in [0, 1]
+        - Input: :math:`(N, *\text{image\_shape})` in [0, 1]
         - Output: :math:`(N, \text{num\_classes})`
 
     Raises:
@@ -31,16 +32,19 @@ class VGG(nn.Sequential):
     """
 
     def __init__(
-        self, activation, num_classes=10, activation_arguments=None, dropout=(0.20, 0.25, 0.30, 0.40)
+        self,
+        activation,
+        num_classes=10,
+        activation_arguments=None,
+        dropout=(0.20, 0.25, 0.30, 0.40),
+        image_shape=(3, 32, 32),
     ):
         if len(dropout) != 4 or not all(0 <= rate < 1 for rate in dropout):
             raise ValueError(f"dropout: four rates in [0, 1) are needed, got {dropout!r}")
 
-        def activate(channels):
-            return create_activation(activation, channels, **(activation_arguments or {}))
-
+        activate = layer_factory(activation, activation_arguments)
         layers = []
-        width = 3
+        width, rows, columns = image_shape
         for filters, rate in zip((32, 64, 128), dropout[:3], strict=True):
             for _ in range(2):
                 layers += [
@@ -52,7 +56,7 @@ class VGG(nn.Sequential):
             layers += [nn.MaxPool2d(2), nn.Dropout(rate)]
         layers += [
             nn.Flatten(),
-            nn.Linear(width * 4 * 4, 128),
+            nn.Linear(width * (rows // 8) * (columns // 8), 128),  # halved three times
             activate(128),
             nn.Dropout(dropout[3]),
             nn.Linear(128, num_classes),

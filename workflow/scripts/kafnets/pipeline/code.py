@@ -15,10 +15,13 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ..registry import ACTIVATIONS
+
 LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
-# It says where things are; what it says of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = f"{LIBRARY}.registry"
+_REPORT = SCRIPTS / LIBRARY / "report"
+# They say where things are; what they say of a step's own names is in that step's parameters.
+_NOT_FOLLOWED = (f"{LIBRARY}.registry", f"{LIBRARY}.entry")
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
@@ -33,8 +36,12 @@ def of_step(script, entries=()):
         script (str): a file of workflow/scripts.
         entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
     """
-    said = sorted({repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries})
-    return _of_step(script, modules_of(entries), tuple(said))
+    entries = list(entries)
+    said = {repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries}
+    folders = {entry.folder for entry in entries if entry.folder}
+    # what a figure or a table says of the user's own names; of the others, too, it may change without notice
+    looks = {repr((entry.label, entry.colour, entry.marker)) for entry in ACTIVATIONS.values() if entry.own}
+    return _of_step(script, modules_of(entries), *(tuple(sorted(one)) for one in (folders, said, looks)))
 
 
 def modules_of(entries):
@@ -44,17 +51,19 @@ def modules_of(entries):
 
 
 @functools.cache
-def _of_step(script, modules, said):
-    return hashlib.sha256((checksum(script, modules) + "\n".join(said)).encode()).hexdigest()
+def _of_step(script, modules, folders, said, looks):
+    code = checksum(script, modules, folders)
+    drawn = looks if any(_REPORT in path.parents for _, path in files(script, modules, folders)) else ()
+    return hashlib.sha256((code + "\n".join([*said, *drawn])).encode()).hexdigest()
 
 
-def checksum(script, modules=(), beside=None):
+def checksum(script, modules=(), beside=()):
     """One checksum of all code that a step runs.
 
     Args:
         script (str): a file of workflow/scripts.
         modules (iterable of str): dotted names of modules that it loads by name.
-        beside (Path, optional): a folder of the user's own modules.
+        beside (tuple of str): folders of the user's own modules.
 
     Returns:
         str: hexadecimal; it changes when a file of :func:`files` changes in what it does.
@@ -66,7 +75,7 @@ def checksum(script, modules=(), beside=None):
 
 
 @functools.cache
-def files(script, modules=(), beside=None):
+def files(script, modules=(), beside=()):
     """The files of code that a step runs, as (name, path), ordered by name; arguments as of :func:`checksum`.
 
     The name of a Python file is that of its module, that of another file its file name.
@@ -76,7 +85,7 @@ def files(script, modules=(), beside=None):
     while queue:
         name = queue.pop()
         path = _file_of(name, beside)
-        if name in found or path is None or name == _NOT_FOLLOWED:
+        if name in found or path is None or name in _NOT_FOLLOWED:
             continue
         found[name] = path
         queue += [*_parents(name), *_imports(path, name)]
@@ -91,9 +100,9 @@ def _parents(name):
 
 
 @functools.cache
-def _file_of(name, beside=None):
+def _file_of(name, beside=()):
     """The file of a module of the library, of the scripts, or of the user's own; None for any other."""
-    for folder in (SCRIPTS, *([] if beside is None else [Path(beside)])):
+    for folder in (SCRIPTS, *map(Path, beside)):
         base = folder.joinpath(*name.split("."))
         for path in (base / "__init__.py", base.with_suffix(".py")):
             if path.is_file():

@@ -107,9 +107,10 @@ class Grid:
             of_training = ["history", "schedule"] if name in self.trained else []
             kinds = ["tradeoff", "classes", *iterated, *of_training]
             found += [f"{self.out}/plots/{name}/{kind}.pdf" for kind in kinds]
-        # the shapes of the first seed's KAFs
+        # the learned shapes of the first seed
         for name, activation, seed in self.cells:
-            if registry.is_trainable(activation) and seed == self.config["seeds"][0]:
+            entry = registry.ACTIVATIONS[activation]
+            if entry.learns and entry.elementwise and seed == self.config["seeds"][0]:
                 found.append(f"{self.out}/plots/{name}/kafs_{activation}_seed{seed}.pdf")
         return found
 

@@ -5,7 +5,7 @@ import io
 import textwrap
 
 from ..diagnostics.checks import CHECKS, LEVEL, allowed, judge
-from .summary import label
+from ..registry import label
 
 FAILED = "§"
 

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy
 
+from ..registry import label
 from . import statistics
 from .sheets import Sheet
-from .summary import attempt, label, verdicts
+from .summary import attempt, verdicts
 
 LEVEL = 0.05
 QUANTITIES = ("accuracy", "robustness")

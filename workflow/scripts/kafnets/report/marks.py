@@ -4,13 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..chance import is_too_many
-from ..config.slices import NUM_CLASSES
 from ..diagnostics.checks import WITHOUT_GRADIENT
+from ..registry import DATASETS
 from . import statistics
 from .cards import FAILED
 from .summary import OVERFITTING
 
-CHANCE, CHANCE_SIGN = 1 / NUM_CLASSES, "¶"
+CHANCE_SIGN = "¶"
 _COLLAPSE = "catastrophic overfitting (FGSM accuracy soars while PGD accuracy collapses)"
 
 
@@ -21,10 +21,10 @@ class Mark:
     Args:
         name: in the CSV file.
         sign: behind the activation's name; `latex.tex` has to know it.
-        says: what it means, in the caption.
+        says: what it means, in the caption; {} stands for the accuracies of `found`.
         found: function of (rows, settings, failed): the activation's rows of the summary, every seed and
             attack; the settings of the table; the checks that its cards fail. Returns whether it is so, or in
-            which respect, a text that the caption repeats.
+            which respect, a text that the caption repeats, or an accuracy.
     """
 
     name: str
@@ -39,9 +39,17 @@ def overfitting(rows):
     return OVERFITTING[max(map(OVERFITTING.index, seen), default=0)]
 
 
-def is_chance(accuracy, examples):
-    """Whether an accuracy, by its Wilson 95 % interval for so many images, is not above that of guessing."""
-    return statistics.wilson(accuracy * examples, examples).low <= CHANCE
+def chance(rows):
+    """The accuracy of guessing on the data set of these rows, the largest where there are several."""
+    return max(
+        (1 / DATASETS[row["dataset"]].classes for row in rows if row["dataset"] in DATASETS), default=0.0
+    )
+
+
+def is_chance(row):
+    """Whether a clean accuracy, by its Wilson 95 % interval, is not above that of guessing."""
+    count = row["examples"]
+    return statistics.wilson(row["clean_accuracy"] * count, count).low <= chance([row])
 
 
 def share_without_gradient(rows):
@@ -53,7 +61,7 @@ def share_without_gradient(rows):
 
 def any_at_chance(rows):
     """Whether a network of these rows classifies no better than by guessing, without any attack."""
-    return any(is_chance(row["clean_accuracy"], row["examples"]) for row in rows)
+    return any(map(is_chance, rows))
 
 
 # In the order of their signs and sentences. A new one is a line here (and its sign one in latex.py).
@@ -74,9 +82,9 @@ MARKS = (
     Mark(
         "chance",
         CHANCE_SIGN,
-        f"classifies no better than chance ({100 * CHANCE:g}%), with one seed at least: what withstands an "
+        "classifies no better than chance ({}), with one seed at least: what withstands an "
         "attack there is no robustness, and no network at chance is marked as the best",
-        lambda rows, *_: any_at_chance(rows),
+        lambda rows, *_: chance(rows) if any_at_chance(rows) else False,
     ),
     Mark(
         "no_gradient",
@@ -105,5 +113,7 @@ def sentences(marked):
     for mark in MARKS:
         found = {label: marks[mark] for label, marks in marked.items() if mark in marks}
         details = "; ".join(f"{label}: {what}" for label, what in found.items() if isinstance(what, str))
+        accuracies = dict.fromkeys(f"{100 * what:g}%" for what in found.values() if isinstance(what, float))
         if found:
-            yield f"{mark.sign} {mark.says}{f' ({details})' if details else ''}."
+            says = mark.says.format(" or ".join(accuracies))
+            yield f"{mark.sign} {says}{f' ({details})' if details else ''}."

@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from ..config.slices import WORST_CASE
-from ..registry import ACTIVATIONS
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, read_sealed, sha256, write_sealed
 from .statistics import worst_case
@@ -326,12 +325,6 @@ def clean_accuracy(rows, activation, headline):
     """The Statistic of the clean accuracy: that of the evaluation without an attack, else the headline's."""
     found = over_seeds(rows, activation, clean_attack(rows))
     return found or over_seeds(rows, activation, headline, "clean_accuracy")
-
-
-def label(activation):
-    """The name of an activation in print."""
-    entry = ACTIVATIONS.get(activation)
-    return entry.label if entry and entry.label else activation
 
 
 def read_published(path, reference):

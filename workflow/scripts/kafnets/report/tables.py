@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 
 from .. import registry
 from ..config.slices import WORST_CASE, ball
+from ..registry import label
 from . import differences, marks, sheets, statistics
 from .latex import tex
 from .sheets import Sheet, markdown
-from .summary import clean_accuracy, clean_attack, label, over_seeds, trade_off
+from .summary import clean_accuracy, clean_attack, over_seeds, trade_off
 
 NOT_RUN = "–"
 OURS, PUBLISHED = "This run", "Published"
@@ -151,7 +152,7 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         )
         for column in columns
     ]
-    unfit = _unfit(columns, cells)
+    unfit = _unfit(columns, cells, 100 * marks.chance(rows))
     unfit[OURS] |= {
         i for i, found in enumerate(of_activation.values()) if marks.share_without_gradient(found)
     }
@@ -252,14 +253,14 @@ def _cell(statistic, examples):
     return Cell(100 * statistic.mean, deviation, statistic.n, 100 * interval.low, 100 * interval.high)
 
 
-def _unfit(columns, cells):
+def _unfit(columns, cells, chance):
     """Of each group of columns the rows whose accuracy, the group's first column, is not above chance: what
     stands there is the best of nothing."""
     first = {}
     for column, of_column in zip(columns, cells, strict=True):
         first.setdefault(column.group, of_column)
     return {
-        group: {i for i, cell in enumerate(found) if cell.low is not None and cell.low <= 100 * marks.CHANCE}
+        group: {i for i, cell in enumerate(found) if cell.low is not None and cell.low <= chance}
         for group, found in first.items()
     }
 

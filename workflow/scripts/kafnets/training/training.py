@@ -5,6 +5,7 @@ import functools
 import torch
 from torch import nn
 
+from ..activations import layers_of
 from ..models.create import count_parameters, create_model
 from ..runtime.errors import UserError
 from ..runtime.graphs import Replayed
@@ -23,7 +24,7 @@ def initial_model(settings):
 
     Args:
         settings (dict): the run's settings; `seed`, `architecture`, `activation`, `num_classes`,
-            `architecture_arguments` and `activation_arguments` are read.
+            `architecture_arguments`, `activation_arguments` and, where it is given, `image_shape` are read.
 
     Returns:
         nn.Module on the CPU: the same weights for the same settings. Torch's global random state is set
@@ -35,6 +36,7 @@ def initial_model(settings):
         activation=settings["activation"],
         num_classes=settings["num_classes"],
         activation_arguments=settings["activation_arguments"],
+        image_shape=settings.get("image_shape"),
         **settings["architecture_arguments"],
     )
 
@@ -44,12 +46,13 @@ def parameter_groups(model, l2):
 
     Args:
         model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases, normalisations and
-            trainable activations are never penalised.
+            whatever belongs to an activation are never penalised.
         l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
             2 l2 w, hence torch's weight decay is twice that factor.
     """
     kernels = {"conv": [], "dense": []}
-    for module in model.modules():
+    of_activations = {part for layer in layers_of(model).values() for part in layer.modules()}
+    for module in (module for module in model.modules() if module not in of_activations):
         if isinstance(module, nn.Conv2d):
             kernels["conv"].append(module.weight)
         elif isinstance(module, nn.Linear):

@@ -2,7 +2,7 @@
 
 import numpy
 
-from ..summary import label
+from ...registry import label
 from . import style
 
 

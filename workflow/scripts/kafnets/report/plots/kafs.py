@@ -1,4 +1,4 @@
-"""The shapes of a network's kernel activation functions, and their slopes, before and after training.
+"""The shapes of a network's learned activation functions, and their slopes, before and after training.
 
 The only figure that looks into a model; everything else is drawn from records.
 """
@@ -10,24 +10,28 @@ import numpy
 import torch
 from torch import nn
 
-from ...activations.kaf.layer import KAF
+from ...activations import layers_of
+from ...registry import ACTIVATIONS
 from ...runtime.errors import UserError
 from . import style
 
 POINTS = 301
 SAMPLE = 12  # channels drawn faintly
-WIDER = 1.5  # the curves are drawn this much beyond the dictionary
+WIDER = 1.5  # the curves are drawn this much beyond a KAF's dictionary
+REACH = 4.5  # and to here where there is none
 
 
 @dataclass(frozen=True)
 class Shapes:
     """One layer's activation functions on the points `x`: rows of `before` and `after` are channels.
 
+    `kind` is the name of the layer's class.
     So are those of their derivatives, `slopes_before` and `slopes_after`. `density` is that of the layer's
     inputs as its batch normalisation implies it, or None.
     """
 
     name: str
+    kind: str
     x: numpy.ndarray
     before: numpy.ndarray
     after: numpy.ndarray
@@ -36,65 +40,67 @@ class Shapes:
     density: numpy.ndarray | None
 
 
-def shapes(initial, trained):
-    """The Shapes of every KAF of a network, in the order of the forward pass.
+def shapes(initial, trained, image_shape=(3, 32, 32)):
+    """The Shapes of every learned activation of a network, in the order of the forward pass.
 
     Args:
         initial: the network before its first step.
         trained: the same network after training.
+        image_shape: (channels, rows, columns) of the images that the network takes.
 
     Raises:
-        UserError: when the network has no KAF.
+        UserError: when the network has no learned activation.
     """
-    sites, normalisations = _sites(trained)
-    if not sites:
-        raise UserError(
-            "this network has no kernel activation function, so there is no learned shape to draw"
-        )
+    entry = ACTIVATIONS[trained.specification["activation"]]
+    if not (entry.learns and entry.elementwise):
+        raise UserError("this network has no learned activation whose shape could be drawn")
+    sites, normalisations = _sites(trained, image_shape)
     before = dict(initial.named_modules())
-    reach = WIDER * max(module.dictionary.abs().max().item() for module in map(before.get, sites))
+    dictionaries = [before[name].dictionary for name in sites if hasattr(before[name], "dictionary")]
+    reach = WIDER * max(one.abs().max().item() for one in dictionaries) if dictionaries else REACH
     x = torch.linspace(-reach, reach, POINTS)
     found = []
-    for name, module in sites.items():
-        start, slope_at_start = _evaluate(before[name], x)
-        end, slope_at_end = _evaluate(module, x)
+    for name, (module, channels) in sites.items():
+        start, slope_at_start = _evaluate(before[name], channels, x)
+        end, slope_at_end = _evaluate(module, channels, x)
         density = _density(normalisations.get(name), x)
-        found.append(Shapes(name, x.numpy(), start, end, slope_at_start, slope_at_end, density))
+        kind = type(module).__name__
+        found.append(Shapes(name, kind, x.numpy(), start, end, slope_at_start, slope_at_end, density))
     return found
 
 
 @torch.no_grad()
-def _sites(model):
-    """The KAFs by name in the order in which a forward pass meets them, and the batch normalisation, if any,
-    whose output each of them takes unchanged."""
-    names = {module: name for name, module in model.named_modules()}
+def _sites(model, image_shape):
+    """The activation layers by name, each with the number of its channels, in the order in which a forward
+    pass meets them; and the batch normalisation, if any, whose output each of them takes unchanged."""
+    names = {layer: name for name, layer in layers_of(model).items()}
     sites, normalisations, outputs, hooks = {}, {}, {}, []
 
     def normalised(module, _, output):
         outputs[id(output)] = (output, module)  # held, so that its id is not given to another tensor
 
     def activated(module, inputs):
-        sites[names[module]] = module
+        sites[names[module]] = module, inputs[0].shape[1]
         if id(inputs[0]) in outputs:
             normalisations[names[module]] = outputs[id(inputs[0])][1]
 
-    for module in names:
+    for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_hook(normalised))
-        elif isinstance(module, KAF):
+        elif module in names:
             hooks.append(module.register_forward_pre_hook(activated))
     try:
-        model.eval()(torch.zeros(1, 3, 32, 32))
+        model.eval()(torch.zeros(1, *image_shape))
     finally:
         for hook in hooks:
             hook.remove()
     return sites, normalisations
 
 
-def _evaluate(kaf, x):
-    """A KAF's values and derivatives on the points x, each (channels, points)."""
-    points = x[:, None].repeat(1, kaf.alpha.shape[0]).requires_grad_()
-    values = kaf(points)
+def _evaluate(layer, channels, x):
+    """An activation layer's values and derivatives on the points x, each (channels, points)."""
+    points = x[:, None].repeat(1, channels).requires_grad_()
+    values = layer(points)
     (slopes,) = torch.autograd.grad(values.sum(), points)
     return values.detach().T.numpy(), slopes.T.numpy()
 
@@ -138,7 +144,7 @@ def draw(layers, activation):
         _curves(pair[1], layer.x, layer.slopes_after, layer.slopes_before, median, tint)
         _shade(pair[0], layer)
         # a sequential network's layers are only counted, convolutions and all
-        title = f"KAF {number + 1}" if layer.name.isdigit() else layer.name
+        title = f"{layer.kind} {number + 1}" if layer.name.isdigit() else layer.name
         pair[0].set_title(title, loc="left", fontsize=7, pad=2)
         if number + columns >= len(layers):  # the last of its column
             pair[1].tick_params(labelbottom=True)

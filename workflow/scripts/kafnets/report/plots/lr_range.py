@@ -2,7 +2,7 @@
 
 from math import ceil
 
-from ..summary import label
+from ...registry import label
 from . import style
 
 

@@ -3,8 +3,8 @@
 import numpy
 from matplotlib.colors import PowerNorm
 
+from ...registry import label
 from ...runtime.errors import UserError
-from ..summary import label
 from . import style
 
 TIMES = 10  # a difference is shown so many times as large, around grey

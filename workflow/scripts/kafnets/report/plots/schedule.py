@@ -1,6 +1,6 @@
 """Learning-rate schedules, one line for the activations that share one."""
 
-from ..summary import label
+from ...registry import label
 from . import style
 
 # The rate is a function of the place within the training; this many points an epoch draw it.

@@ -9,9 +9,8 @@ matplotlib.use("Agg")
 from matplotlib import pyplot
 from matplotlib.lines import Line2D
 
-from ...registry import ACTIVATIONS, is_trainable
+from ...registry import ACTIVATIONS, label
 from ...runtime.files import atomic_path
-from ..summary import label
 
 COLUMN = 3.5  # inches: one column of a two-column page
 PAGE = 7.2
@@ -19,21 +18,7 @@ PAGE = 7.2
 GREY = "#8c8c8c"
 LIGHT = "#d9d9d9"
 
-# Okabe and Ito's colours, told apart under every common colour blindness. A fixed activation and the KAF that
-# starts from it share the colour; the line (dashed, solid) or marker tells them apart.
-_COLOURS = {
-    "kaf": "#000000",
-    "relu": "#0072B2",
-    "kaf_relu": "#0072B2",
-    "elu": "#E69F00",
-    "kaf_elu": "#E69F00",
-    "swish": "#009E73",
-    "kaf_swish": "#009E73",
-    "kaf_free": "#CC79A7",
-    "gelu": "#D55E00",
-    "tanh": "#56B4E9",
-    "softplus": "#8B6914",
-}
+# Of activations whose entries name no colour.
 _SPARE = ("#882255", "#44AA99", "#999933", "#AA4499", "#332288")
 
 matplotlib.rcdefaults()  # a matplotlibrc of the user's would change the figures
@@ -84,33 +69,40 @@ def save(drawn, pdf, png):
 
 def colour(activation):
     """The colour of an activation, the same in every figure."""
-    if activation in _COLOURS:
-        return _COLOURS[activation]
-    others = [name for name in ACTIVATIONS if name not in _COLOURS]
-    return _SPARE[others.index(activation) % len(_SPARE)] if activation in others else GREY
+    if activation not in ACTIVATIONS:
+        return GREY
+    others = [name for name, entry in ACTIVATIONS.items() if not entry.colour]
+    return ACTIVATIONS[activation].colour or _SPARE[others.index(activation) % len(_SPARE)]
 
 
-def is_kaf(activation):
-    """Whether an activation is drawn as a KAF: solid and filled."""
-    return activation in ACTIVATIONS and is_trainable(activation)
+def learns(activation):
+    """Whether an activation is drawn as one that learns: solid and filled."""
+    return activation in ACTIVATIONS and ACTIVATIONS[activation].learns
 
 
 def line(activation):
     """The keyword arguments with which `plot` draws an activation's curve."""
-    kaf = is_kaf(activation)
+    learned = learns(activation)
     return {
         "color": colour(activation),
-        "linestyle": "-" if kaf else (0, (3, 1.2)),
-        "linewidth": 1.3 if kaf else 1.1,
+        "linestyle": "-" if learned else (0, (3, 1.2)),
+        "linewidth": 1.3 if learned else 1.1,
         "label": label(activation),
     }
 
 
 def marker(activation):
-    """The keyword arguments with which `scatter` draws an activation's point: fixed ones thin diamonds, KAFs
-    filled x."""
-    kaf = is_kaf(activation)
-    return {"color": colour(activation), "marker": "X" if kaf else "d", "s": 34 if kaf else 26}
+    """The keyword arguments with which `scatter` draws an activation's point.
+
+    Without a marker of its own it is a thin diamond if it is fixed, and a filled x if it learns.
+    """
+    learned = learns(activation)
+    own = ACTIVATIONS[activation].marker if activation in ACTIVATIONS else ""
+    return {
+        "color": colour(activation),
+        "marker": own or ("X" if learned else "d"),
+        "s": 34 if learned else 26,
+    }
 
 
 def legend(drawn, axes, columns, place="lower"):

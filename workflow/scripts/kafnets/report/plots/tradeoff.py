@@ -95,7 +95,7 @@ def _say_chance(axes):
 
 
 def _legend(drawn, published):
-    keys = [style.point_key("fixed", "d", markersize=4.5), style.point_key("KAF", "X", markersize=5)]
+    keys = [style.point_key("fixed", "d", markersize=4.5), style.point_key("learned", "X", markersize=5)]
     if published:
         hollow = {"markerfacecolor": "white", "markeredgewidth": 0.7, "markersize": 4.5}
         keys.append(style.point_key("published", "d", **hollow))

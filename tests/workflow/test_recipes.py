@@ -1,0 +1,287 @@
+"""The recipes for something new, followed to the tables: in the repository, and in a configuration."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from tests.repository import ENVIRONMENT, ROOT, copy_repository
+
+TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
+
+# The same code is followed by both recipes: as files of the library, and as files beside a configuration.
+ACTIVATIONS = '''"""Two activations."""
+
+import torch
+from torch import nn
+
+
+class Bent(nn.Module):
+    """max(x, slope x), without parameters."""
+
+    def __init__(self, slope=0.5):
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, x):
+        return torch.maximum(x, self.slope * x)
+
+
+class Scaled(nn.Module):
+    """a_c tanh(x): one factor for each channel."""
+
+    def __init__(self, channels, start=1.0):
+        super().__init__()
+        self.scale = nn.Parameter(torch.full((channels,), start))
+
+    def forward(self, x):
+        return self.scale.view(1, -1, *[1] * (x.dim() - 2)) * torch.tanh(x)
+'''
+NETWORK = '''"""A network."""
+
+from kafnets.activations import layer_factory
+from torch import nn
+
+
+class Small(nn.Sequential):
+    def __init__(self, activation, num_classes, activation_arguments=None, image_shape=(3, 32, 32), width=8):
+        activate = layer_factory(activation, activation_arguments)
+        super().__init__(
+            *(nn.Conv2d(image_shape[0], width, 3, stride=2), nn.BatchNorm2d(width), activate(width)),
+            *(nn.Conv2d(width, width, 3, stride=2), nn.BatchNorm2d(width), activate(width)),
+            *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)),
+        )
+'''
+ATTACK = '''"""An attack."""
+
+import torch
+from kafnets.attacks.base import AttackResult
+
+
+@torch.no_grad()
+def corners(model, images, labels, *, radius, samples=1, batch_size=None, seed=0, progress=None):
+    """Random corners of the ball."""
+    generator = torch.Generator(device=images.device).manual_seed(seed)
+    adversarial = images.clone()
+    clean = robust = model(images).argmax(1) == labels
+    for _ in range(samples):
+        signs = torch.rand(images.shape, generator=generator, device=images.device).sub(0.5).sign()
+        tried = (images + radius * signs).clamp(0, 1)
+        fooled = model(tried).argmax(1) != labels
+        adversarial[fooled] = tried[fooled]
+        robust = robust & ~fooled
+    return AttackResult(adversarial, robust, clean, queries=len(images) * (samples + 1), gradients=0)
+'''
+DATA = '''"""A data set."""
+
+import torch
+from kafnets.data.dataset import Dataset
+
+
+def prepare(source=None):
+    """Bars of three brightnesses in noise, 16 x 16."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 100, (120, 3, 16, 16), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(120) % 3
+    images[:, :, 4:12] += (50 * labels).to(torch.uint8)[:, None, None, None]
+    return Dataset("bars", images[:80], labels[:80], images[80:], labels[80:], ("low", "mid", "high"), "here")
+'''
+ADVERSARY = '''"""An adversary for training."""
+
+import torch
+
+
+def noise(loss, images, *, eps):
+    return (images + torch.empty_like(images).uniform_(-eps, eps)).clamp(0, 1)
+'''
+
+LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "prelu": "PReLU"}
+LEARNED = {"scaled": 12, "prelu": 2}  # parameters of the activations
+
+
+def experiment(adversary, activations, **arguments):
+    """An overlay of the tiny configuration that uses the new names."""
+    config = yaml.safe_load(TINY.read_text())
+    tiny = config["experiments"].pop("tiny_resnet8")
+    tiny.update(
+        dataset="bars", architecture="small", architecture_arguments={"width": 6}, activations=activations
+    )
+    tiny.update(title="Mine", activation_arguments={"bent": {"slope": 0.25}, **arguments})
+    tiny.update(train_examples=None, test_examples=None)
+    tiny["training"]["adversary"] = adversary
+    tiny["training"]["tail"]["epochs"] = 0
+    config.update(experiments={"mine": tiny}, run=["mine"], seeds=[0], output="results/mine")
+    corners = {"method": "corners", "radius": "16/255", "samples": 3}
+    config["evaluation"] |= {"run": ["clean", "corners"], "headline": "corners"}
+    config["evaluation"]["attacks"]["corners"] = corners
+    config["card"]["run"] = []
+    return config
+
+
+def snakemake(folder, *arguments, check=True):
+    result = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)],
+        cwd=folder,
+        env=ENVIRONMENT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+    )
+    if check:
+        assert result.returncode == 0, result.stdout[-6000:]
+    return result.stdout
+
+
+def planned(output):
+    """The job counts of a dry run."""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
+
+
+def check_results(out, activations):
+    with open(out / "summary.csv", encoding="utf-8") as file:
+        rows = [(row["activation"], row["attack"]) for row in csv.DictReader(file)]
+    assert sorted(rows) == sorted((name, attack) for name in activations for attack in ("clean", "corners"))
+    written = (out / "tables/mine.md").read_text()
+    for name in activations:
+        assert f"| {LABELS[name]}" in written
+        drawn = out / f"plots/mine/kafs_{name}_seed0.pdf"
+        assert drawn.exists() == (name in LEARNED)
+        record = json.loads((out / f"models/mine/{name}/seed0/record.json").read_text())
+        assert record["parameters"]["activation"] == LEARNED.get(name, 0)
+        assert (record["settings"]["num_classes"], record["settings"]["image_shape"]) == (3, [3, 16, 16])
+
+
+REGISTRY = {
+    "ACTIVATIONS": (
+        '"bent": Entry("kafnets.activations.mine:Bent", label="Bent line",'
+        ' settings={"slope": {"type": "number"}}),'
+        '"scaled": Entry("kafnets.activations.mine:Scaled", label="Scaled tanh", learns=True, per="channel"),'
+        '"prelu": Entry("torch.nn:PReLU", label="PReLU", learns=True, settings={"init": {"type": "number"}}),'
+    ),
+    "ARCHITECTURES": '"small": Entry("kafnets.models.mine:Small", settings={"width": {"type": "integer"}}),',
+    "ADVERSARIES": '"noise": Entry("kafnets.training.methods.mine:noise", required=("eps",)),',
+    "ATTACKS": (
+        '"corners": Entry("kafnets.attacks.mine:corners", label="corners", required=("radius",),'
+        ' optional=("samples",), settings={"radius": "fraction"}),'
+    ),
+    "DATASETS": '"bars": Entry("kafnets.data.mine:prepare", examples=(80, 40), classes=3, size=16),',
+}
+
+
+def test_in_the_repository(tmp_path):
+    """A file and a line for each."""
+    folder = copy_repository(tmp_path / "repository")
+    library = folder / "workflow/scripts/kafnets"
+    rooms = {"activations": ACTIVATIONS, "models": NETWORK, "attacks": ATTACK, "data": DATA}
+    for room, text in (*rooms.items(), ("training/methods", ADVERSARY)):
+        (library / room / "mine.py").write_text(text)
+    registry = (library / "registry.py").read_text()
+    for table, line in REGISTRY.items():
+        assert f"\n{table} = {{\n" in registry
+        registry = registry.replace(f"\n{table} = {{\n", f"\n{table} = {{\n    {line}\n")
+    (library / "registry.py").write_text(registry)
+    overlay = tmp_path / "overlay.yaml"
+    activations = ["bent", "scaled", "prelu"]
+    config = experiment({"name": "noise", "eps": "8/255"}, activations, prelu={"init": 0.1})
+    config["card"].update(run=["mine"], examples=10)
+    overlay.write_text(yaml.safe_dump(config))
+    snakemake(folder, "--configfile", overlay)
+    check_results(folder / "results/mine", activations)
+    with open(folder / "results/mine/cards/mine.csv", encoding="utf-8") as file:
+        assert [row["activation"] for row in csv.DictReader(file)] == activations
+
+
+OWN = {
+    "activations": {
+        "bent": {
+            "target": "my_activations:Bent",
+            "label": "Bent line",
+            "settings": {"slope": {"type": "number", "minimum": 0}},
+        },
+        "scaled": {
+            "target": "my_scaled:Scaled",
+            "label": "Scaled tanh",
+            "learns": True,
+            "per": "channel",
+            "colour": "#882255",
+            "marker": "o",
+        },
+    },
+    "architectures": {
+        "small": {"target": "my_network:Small", "settings": {"width": {"type": "integer", "minimum": 1}}}
+    },
+    "attack_methods": {
+        "corners": {
+            "target": "my_attack:corners",
+            "required": ["radius"],
+            "settings": {"radius": "fraction", "samples": {"type": "integer", "minimum": 1}},
+        }
+    },
+    "datasets": {"bars": {"target": "my_data:prepare", "examples": [80, 40], "classes": 3, "size": 16}},
+}
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    """A folder with a configuration of names of one's own and their modules, run to the tables elsewhere."""
+    beside = tmp_path_factory.mktemp("beside")
+    files = {"my_activations": ACTIVATIONS, "my_network": NETWORK, "my_attack": ATTACK, "my_data": DATA}
+    for name, text in (*files.items(), ("my_scaled", ACTIVATIONS)):
+        (beside / f"{name}.py").write_text(text)
+    config = experiment({"name": "fbf", "eps": "16/255", "step": "20/255"}, ["bent", "scaled"])
+    (beside / "overlay.yaml").write_text(yaml.safe_dump({**config, **OWN}))
+    work = tmp_path_factory.mktemp("work")
+    run(work, beside)
+    return work, beside
+
+
+def run(work, beside, *arguments, **options):
+    where = ["--snakefile", ROOT / "Snakefile", "--configfile", beside / "overlay.yaml"]
+    return snakemake(work, *where, *arguments, **options)
+
+
+def test_names_of_ones_own(own):
+    work, beside = own
+    check_results(work / "results/mine", ["bent", "scaled"])
+    assert "Nothing to be done" in run(work, beside, "-n")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "jobs"),
+    [
+        ("my_scaled", ("torch.tanh(x)", "torch.sin(x)"), {"train": 1, "evaluate": 2}),
+        ("my_attack", ("sub(0.5)", "sub(0.4)"), {"evaluate": 2}),
+        ("my_data", ("manual_seed(0)", "manual_seed(1)"), {"prepare_data": 1}),
+        ("my_network", ('"""A network."""', "# a comment"), {}),
+    ],
+)
+def test_an_edit_of_ones_own_file_plans_its_cells(own, name, change, jobs):
+    work, beside = own
+    file = beside / f"{name}.py"
+    text = file.read_text()
+    try:
+        file.write_text(text.replace(*change))
+        found = planned(run(work, beside, "-n"))
+    finally:
+        file.write_text(text)
+    kinds = ("prepare_data", "train", "evaluate") if "prepare_data" not in jobs else ("prepare_data",)
+    assert {kind: found[kind] for kind in kinds if found.get(kind)} == jobs
+
+
+def test_a_script_by_hand_finds_them(own, tmp_path):
+    work, beside = own
+    model = work / "results/mine/models/mine/scaled/seed0/model.safetensors"
+    code = f"from kafnets.models import load_model; print(type(load_model({str(model)!r})).__name__)"
+
+    def load(**variables):
+        environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "workflow/scripts"), **variables}
+        command = [sys.executable, "-c", code]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    assert "KAFNETS_OWN" in load().stderr
+    assert load(KAFNETS_OWN=str(beside / "overlay.yaml")).stdout == "Small\n"

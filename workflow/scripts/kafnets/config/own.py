@@ -1,0 +1,71 @@
+"""Names of the user's own in a configuration, checked: nothing of theirs is run."""
+
+import ast
+import importlib.util
+from pathlib import Path
+
+from .. import registry
+from ..entry import SETTINGS
+from ..runtime.errors import UserError
+from .reading import dotted, error_at
+
+
+def check(config, folders, elsewhere=False):
+    """Checks the names that a configuration adds to the registry; their shape is right already.
+
+    Args:
+        config (dict): the configuration.
+        folders (iterable of Path): where their modules may lie.
+        elsewhere (bool): whether a module that is not installed here may be installed where the jobs run.
+
+    Raises:
+        UserError: for a name of the registry's own, or a target that is not there.
+    """
+    for kind, table in registry.OWN_TABLES.items():
+        for name, facts in config.get(kind, {}).items():
+            path = (kind, name)
+            if name in table and not table[name].own:
+                problem = "has the name of one that comes with the repository"
+                raise error_at(path, facts["target"], problem, "write another name")
+            _check_target((*path, "target"), facts["target"], list(folders), elsewhere)
+            required = facts.get("required", [])
+            for setting in required:
+                if setting not in facts.get("settings", {}) and setting not in SETTINGS:
+                    where = dotted((*path, "settings", setting))
+                    raise UserError(f"{where}: is missing; write what it may be, as in {{type: number}}")
+
+
+def _check_target(path, target, folders, elsewhere):
+    module, _, name = target.partition(":")
+    folder = registry.folder_of(target, folders)
+    if not folder:
+        if not elsewhere and importlib.util.find_spec(module.partition(".")[0]) is None:
+            searched = ", ".join(dict.fromkeys(str(Path(one).resolve()) for one in folders)) or "none"
+            problem = f"names a module that is neither installed nor in the folders {searched}"
+            raise error_at(path, target, problem, "write module:name, and put the module's file there")
+        return
+    base = Path(folder).joinpath(*module.split("."))
+    file = next((one for one in (base.with_suffix(".py"), base / "__init__.py") if one.is_file()), None)
+    if file is None:
+        problem = f"names a module that is not in {folder}"
+        raise error_at(path, target, problem, "write module:name, and put the module's file there")
+    try:
+        known = _names(ast.parse(file.read_bytes(), str(file)))
+    except (SyntaxError, ValueError) as error:
+        problem = f"names a file that is no Python ({file}: {error})"
+        raise error_at(path, target, problem, "write module:name of a file that can be imported") from None
+    if name not in known:
+        raise error_at(path, target, f"names nothing in {file}", f"write one of {', '.join(sorted(known))}")
+
+
+def _names(tree):
+    """The names that the top level of a module binds."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
