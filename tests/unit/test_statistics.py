@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from kafnets.report.statistics import compare_all, holm, mcnemar, paired_bootstrap, wilson, worst_case
+from kafnets.report.statistics import holm, mcnemar, paired_bootstrap, wilson, worst_case
 from scipy.stats import binom
 
 
@@ -55,18 +55,6 @@ def test_bootstrap_covers_the_true_difference_and_only_that():
     assert none.low < 0 < none.high
     with pytest.raises(ValueError, match="seeds"):
         paired_bootstrap(first[0], second[0])
-
-
-def test_compare_all_corrects_over_the_table():
-    generator = np.random.default_rng(1)
-    base = generator.random(1000) < 0.5
-    better = base | (generator.random(1000) < 0.2)
-    noisy = base ^ (generator.random(1000) < 0.02)
-    table = compare_all({"a": base, "b": better, "c": noisy})
-    assert set(table) == {("a", "b"), ("a", "c"), ("b", "c")}
-    test, corrected, real = table["a", "b"]
-    assert real and test.difference < 0 and corrected >= test.p_value
-    assert not table["a", "c"][2]
 
 
 def test_worst_case_is_the_conjunction():

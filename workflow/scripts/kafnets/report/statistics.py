@@ -172,22 +172,6 @@ def holm(p_values, level=0.05):
     return real.tolist(), corrected.tolist()
 
 
-def compare_all(verdicts, level=0.05):
-    """Every pair of networks by McNemar's test, corrected over all pairs.
-
-    Args:
-        verdicts (dict): name -> (N,) verdicts on the same images.
-
-    Returns:
-        dict: (name, name) -> (Paired, corrected p-value, whether the difference is real at `level`).
-    """
-    names = list(verdicts)
-    pairs = [(a, b) for place, a in enumerate(names) for b in names[place + 1 :]]
-    tests = [mcnemar(verdicts[a], verdicts[b]) for a, b in pairs]
-    real, corrected = holm([test.p_value for test in tests], level)
-    return {pair: tuple(result) for pair, *result in zip(pairs, tests, corrected, real, strict=True)}
-
-
 def worst_case(verdicts):
     """(N,) bool: right under every attack. `verdicts` are those of one network's attacks on the same images.
 
