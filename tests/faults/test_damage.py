@@ -34,14 +34,14 @@ def lr_range(folder):
 
 READERS = {
     "model.safetensors": lambda folder, run, data: weights_are_those_of_the_record(folder),
-    "record.json": lambda folder, run, data: summary.summarize([run]),
-    "history.csv": lambda folder, run, data: manifest.read_history(run),
-    "pgd.json": lambda folder, run, data: summary.summarize([run]),
-    "pgd.safetensors": lambda folder, run, data: summary.summarize([run]),
+    "record.json": lambda folder, run, data: summary.summarize([run]).to_csv(),
+    "history.csv": lambda folder, run, data: manifest.read_history(run).to_csv(),
+    "pgd.json": lambda folder, run, data: summary.summarize([run]).to_csv(),
+    "pgd.safetensors": lambda folder, run, data: summary.summarize([run]).to_csv(),
     "manifest.jsonl": lambda folder, run, data: [
         dataclasses.asdict(one) for one in manifest.read_manifest(folder / "manifest.jsonl")
     ],
-    "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv"),
+    "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv").to_csv(),
     "card.json": lambda folder, run, data: dataclasses.asdict(cards.read(folder / "card.json")),
     "card.safetensors": lambda folder, run, data: card_tensors(folder / "card.json"),
     "lr_range.json": lambda folder, run, data: lr_range(folder),
