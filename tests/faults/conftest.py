@@ -8,7 +8,7 @@ import time
 import pytest
 from kafnets.config.slices import card_settings, evaluation_settings, lr_range_settings, training_settings
 from kafnets.data import prepare_digits, save
-from kafnets.report import summary
+from kafnets.report import manifest, summary
 from kafnets.runtime.files import write_sealed
 
 from tests.repository import REQUIRED
@@ -54,7 +54,7 @@ def finished(context, data, tmp_path_factory):
     for name, arguments in scripts:
         code, words = call(context, name, arguments, folder.with_name("finished.log"))
         assert code == 0, words[-2000:]
-    run = summary.Run(
+    run = manifest.Run(
         experiment="tiny",
         activation="kaf",
         seed=0,

@@ -7,8 +7,7 @@ import shutil
 
 import pytest
 from kafnets.data import load
-from kafnets.diagnostics import reading
-from kafnets.report import summary
+from kafnets.report import cards, manifest, summary
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import read_json, sha256
 
@@ -24,7 +23,7 @@ def weights_are_those_of_the_record(folder):
 
 
 def card_tensors(path):
-    return {name: array.tolist() for name, array in reading.tensors(reading.read(path)).items()}
+    return {name: array.tolist() for name, array in cards.tensors(cards.read(path)).items()}
 
 
 def lr_range(folder):
@@ -35,15 +34,15 @@ def lr_range(folder):
 
 READERS = {
     "model.safetensors": lambda folder, run, data: weights_are_those_of_the_record(folder),
-    "record.json": lambda folder, run, data: summary.summarize([run]),
-    "history.csv": lambda folder, run, data: summary.read_history(run),
-    "pgd.json": lambda folder, run, data: summary.summarize([run]),
-    "pgd.safetensors": lambda folder, run, data: summary.summarize([run]),
+    "record.json": lambda folder, run, data: summary.summarize([run]).to_csv(),
+    "history.csv": lambda folder, run, data: manifest.read_history(run).to_csv(),
+    "pgd.json": lambda folder, run, data: summary.summarize([run]).to_csv(),
+    "pgd.safetensors": lambda folder, run, data: summary.summarize([run]).to_csv(),
     "manifest.jsonl": lambda folder, run, data: [
-        dataclasses.asdict(one) for one in summary.read_manifest(folder / "manifest.jsonl")
+        dataclasses.asdict(one) for one in manifest.read_manifest(folder / "manifest.jsonl")
     ],
-    "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv"),
-    "card.json": lambda folder, run, data: dataclasses.asdict(reading.read(folder / "card.json")),
+    "summary.csv": lambda folder, run, data: summary.read_rows(folder / "summary.csv").to_csv(),
+    "card.json": lambda folder, run, data: dataclasses.asdict(cards.read(folder / "card.json")),
     "card.safetensors": lambda folder, run, data: card_tensors(folder / "card.json"),
     "lr_range.json": lambda folder, run, data: lr_range(folder),
     "lr_range.csv": lambda folder, run, data: lr_range(folder),

@@ -12,10 +12,9 @@ import pytest
 import torch
 from card_builder import measured, write_card
 from kafnets.activations import create_activation
-from kafnets.diagnostics import card, checks, gradients, layers, reading
+from kafnets.diagnostics import card, checks, gradients, layers
 from kafnets.models import create_model, save_model
-from kafnets.report import cards as table
-from kafnets.report import summary, tables
+from kafnets.report import captions, card_table, cards, manifest, summary, tables, typesetting
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import write_json
 from record_builders import ATTACKS, Results
@@ -105,9 +104,9 @@ def test_a_network_that_hides_its_gradient_is_found_out(images):
 def test_a_saturated_network_is_found_out_and_marked(images, tmp_path, scale):
     figures, passed, _ = judged(Network(scale=scale), images)
     assert not passed["gradients_exist"] and not passed["gradient_leads_up"], figures["zero_gradients"]
-    cards = [reading.read(write_card(tmp_path, "kaf", seed=seed, **figures)) for seed in range(3)]
-    for of_network in (cards[:1], cards):
-        assert {"gradients_exist", "gradient_leads_up"} <= set(table.marks(of_network)["kaf"])
+    of_all = [cards.read(write_card(tmp_path, "kaf", seed=seed, **figures)) for seed in range(3)]
+    for of_network in (of_all[:1], of_all):
+        assert {"gradients_exist", "gradient_leads_up"} <= set(cards.failed_checks(of_network)["kaf"])
 
 
 def test_no_image_is_the_users_error(images):
@@ -308,32 +307,32 @@ def test_the_landscape_is_the_loss_around_the_image():
 
 def test_a_card_comes_back_whole(tmp_path):
     path = write_card(tmp_path, zero_gradients=0.5)
-    found = reading.read(path)
+    found = cards.read(path)
     assert str(found) == "vgg/kaf/seed0" and found.failed == ("gradients_exist",)
-    assert reading.tensors(found)["landscapes"].shape == (3, 15, 15)
+    assert cards.tensors(found)["landscapes"].shape == (3, 15, 15)
 
 
 def test_damaged_cards_are_refused(tmp_path):
     path = write_card(tmp_path)
-    found = reading.read(path)
+    found = cards.read(path)
     tensors = path.with_suffix(".safetensors")
     content = bytearray(tensors.read_bytes())
     content[-1] ^= 1
     tensors.write_bytes(content)
     with pytest.raises(UserError, match="its checksum is not the one in"):
-        reading.tensors(found)
+        cards.tensors(found)
     tensors.unlink()
     with pytest.raises(UserError, match="no such file, but"):
-        reading.tensors(found)
+        cards.tensors(found)
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
     with pytest.raises(UserError, match="damaged"):
-        reading.read(path)
+        cards.read(path)
     write_json(path, {"kind": "evaluation"})
     with pytest.raises(UserError, match="not an evaluation card"):
-        reading.read(path)
+        cards.read(path)
     write_json(path, {"kind": "card", "experiment": "vgg"})
     with pytest.raises(UserError, match="lacks activation, seed"):
-        reading.read(path)
+        cards.read(path)
 
 
 def test_the_table_marks_what_fails(tmp_path):
@@ -342,12 +341,12 @@ def test_the_table_marks_what_fails(tmp_path):
         write_card(tmp_path, "kaf", zero_gradients=0.5),
         write_card(tmp_path, "kaf", seed=1, rising_losses=0.5),
     ]
-    cards = [reading.read(path) for path in paths]
-    rows = list(csv.DictReader(io.StringIO(table.to_csv(cards))))
+    of_all = [cards.read(path) for path in paths]
+    rows = list(csv.DictReader(io.StringIO(typesetting.to_csv(card_table.build(of_all, "VGG")))))
     assert [row["failed"] for row in rows] == ["0", "1", "1"]
     assert rows[1]["gradients_exist"] == "0.5" and rows[1]["gradients_exist_passed"] == "False"
     assert rows[0]["accuracy_square"] == "0.6" and rows[0]["alignment"] == "1.25"
-    text = table.to_markdown(cards, "VGG")
+    text = typesetting.to_markdown(card_table.build(of_all, "VGG"))
     lines = text.splitlines()
     assert len({len(line) for line in lines[:6]}) == 1, "columns in line"
     assert "of 50 images" in lines[3] and "at least 45" in lines[3]
@@ -355,20 +354,20 @@ def test_the_table_marks_what_fails(tmp_path):
     assert "KAF, seed 0 §" in lines[5] and "**50.0** § (25 of 50, at most 2)" in lines[5]
     assert "**50.0** § (25 of 50, at least 45)" in lines[6]
     assert "at least 95.0" in lines[2] and "on 50 test images" in text
-    assert set(table.HEADS) == {check.name for check in checks.CHECKS}
-    assert table.marks(cards) == {"relu": [], "kaf": ["gradients_exist", "gradient_leads_up"]}
+    assert set(captions.CHECK_HEADS) == {check.name for check in checks.CHECKS}
+    assert cards.failed_checks(of_all) == {"relu": [], "kaf": ["gradients_exist", "gradient_leads_up"]}
 
 
 def test_more_seeds_are_not_more_often_marked(tmp_path):
-    cards = [
-        reading.read(write_card(tmp_path, "kaf", seed=seed, zero_gradients=0.06 if seed == 2 else 0.0))
+    of_all = [
+        cards.read(write_card(tmp_path, "kaf", seed=seed, zero_gradients=0.06 if seed == 2 else 0.0))
         for seed in range(5)
     ]
-    assert cards[2].failed == ("gradients_exist",)
-    assert table.marks(cards[2:3]) == {"kaf": ["gradients_exist"]}
-    assert table.marks(cards) == {"kaf": []}
-    broken = reading.read(write_card(tmp_path, "kaf", seed=5, zero_gradients=0.2))
-    assert table.marks([*cards, broken]) == {"kaf": ["gradients_exist"]}, (
+    assert of_all[2].failed == ("gradients_exist",)
+    assert cards.failed_checks(of_all[2:3]) == {"kaf": ["gradients_exist"]}
+    assert cards.failed_checks(of_all) == {"kaf": []}
+    broken = cards.read(write_card(tmp_path, "kaf", seed=5, zero_gradients=0.2))
+    assert cards.failed_checks([*of_all, broken]) == {"kaf": ["gradients_exist"]}, (
         "one broken network is not averaged out"
     )
 
@@ -387,7 +386,7 @@ def test_a_failing_card_marks_its_row_in_the_tables(tmp_path):
     built = Results(tmp_path)
     for activation in ("relu", "kaf"):
         built.add(activation, {"clean": 150, "pgd": 80})
-    rows = summary.summarize(summary.read_manifest(built.manifest()))
+    rows = summary.summarize(manifest.read_manifest(built.manifest()))
     settings = {
         "title": "VGG",
         "activations": ["relu", "kaf"],
@@ -397,13 +396,13 @@ def test_a_failing_card_marks_its_row_in_the_tables(tmp_path):
     }
     failed = {"relu": [], "kaf": ["gradients_exist", "slopes"]}
     marked = tables.build(rows, "vgg", settings, failed=failed)
-    text = tables.to_markdown(marked)
+    text = typesetting.to_markdown(marked)
     assert "| KAF § " in text and "| ReLU  " in text
     assert "fails checks of its evaluation card" in marked.caption
     assert "(KAF: gradients exist, slopes)" in marked.caption
-    assert r"KAF$^\S$ &" in tables.to_tex(marked)
+    assert r"KAF$^\S$ &" in typesetting.to_tex(marked)
     plain = tables.build(rows, "vgg", settings)
-    assert "evaluation card" not in plain.caption and "§" not in tables.to_markdown(plain)
+    assert "evaluation card" not in plain.caption and "§" not in typesetting.to_markdown(plain)
 
 
 def test_the_reference_results_are_what_the_checks_say():
@@ -411,9 +410,9 @@ def test_the_reference_results_are_what_the_checks_say():
     folder = next(Path(__file__).parents[2].glob("results/reference/*/cards"))
     cells = [line[2:-2].split(" | ") for line in (folder / "published.md").read_text().splitlines()[:4]]
     heads, _, bounds, images = [[cell.strip() for cell in row[1:]] for row in cells]
-    assert heads == [table.HEADS[check.name] for check in checks.CHECKS]
-    assert bounds == [table._bound(check) for check in checks.CHECKS]
-    assert images == [table._allowed(check, 100) for check in checks.CHECKS]
+    assert heads == [captions.CHECK_HEADS[check.name] for check in checks.CHECKS]
+    assert bounds == [card_table._bound(check) for check in checks.CHECKS]
+    assert images == [card_table._allowed(check, 100) for check in checks.CHECKS]
     with open(folder / "published.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     for row in rows:

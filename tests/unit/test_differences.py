@@ -5,7 +5,7 @@ import io
 
 import numpy
 import pytest
-from kafnets.report import differences, sheets, summary
+from kafnets.report import captions, differences, manifest, tables, typesetting
 from kafnets.report.statistics import compare, holm
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import sha256
@@ -26,7 +26,7 @@ def results(tmp_path):
 
 
 def of(results, **settings):
-    runs = summary.read_manifest(results.manifest())
+    runs = manifest.read_manifest(results.manifest())
     return differences.differences(runs, {**SETTINGS, **settings})
 
 
@@ -56,22 +56,24 @@ def test_every_pair_is_tested_and_corrected_over_the_table(results):
 
 
 def test_the_caption_of_the_main_table_says_it_in_one_sentence(results):
-    assert differences.sentence(of(results)) == (
+    assert captions.differences_in_one_sentence(of(results)) == (
         "Of the 3 differences in robustness 2 are real at the 5% level after Holm's correction: "
         "KAF above ReLU, KAF above ELU; of those in accuracy 2."
     )
-    assert differences.sentence([]) == ""
+    assert captions.differences_in_one_sentence([]) == ""
 
 
-def test_the_sheet_marks_what_is_real(results):
-    sheet = differences.sheet(of(results), "vgg", SETTINGS)
-    assert [row[0] for row in sheet.rows] == ["ReLU − ELU", "ReLU − KAF", "ELU − KAF"]
-    assert sheet.rows[0][1].startswith("+0.00 [") and sheet.rows[0][2] == "1.000"
-    assert sheet.rows[1][3][0].startswith("−15.00 [−") and sheet.rows[1][4] == ("< 0.001", True)
-    assert "exact McNemar" in sheet.caption and "bootstrap over seeds and images" not in sheet.caption
-    rows = list(csv.DictReader(io.StringIO(sheets.to_csv(sheet))))
+def test_the_table_marks_what_is_real(results):
+    table = tables.of_differences(of(results), "vgg", SETTINGS)
+    assert [row[0].text for row in table.rows] == ["ReLU − ELU", "ReLU − KAF", "ELU − KAF"]
+    assert table.rows[0][1].text.startswith("+0.00 [") and table.rows[0][2] == typesetting.Cell("1.000")
+    assert table.rows[1][3].text.startswith("−15.00 [−") and table.rows[1][3].bold
+    assert table.rows[1][4] == typesetting.Cell("< 0.001", bold=True)
+    assert "exact McNemar" in table.caption and "bootstrap over seeds and images" not in table.caption
+    rows = list(csv.DictReader(io.StringIO(typesetting.to_csv(table))))
     assert len(rows) == 6 and rows[1]["difference"] == "-5.00" and rows[1]["real"] == "true"
-    assert "**−15.00" in sheets.to_markdown(sheet) and r"\textbf{$-$15.00" in sheets.to_tex(sheet)
+    assert "**−15.00" in typesetting.to_markdown(table)
+    assert r"\textbf{$-$15.00" in typesetting.to_tex(table)
 
 
 def test_the_headline_may_be_the_worst_case(results):
@@ -87,7 +89,7 @@ def test_missing_verdicts_leave_their_activation_out_or_are_refused(results):
     save_file({"robust": first(81), "clean": first(150)}, files["verdicts"])
     with pytest.raises(UserError, match="checksum"):
         of(results)
-    runs = summary.read_manifest(results.manifest())
+    runs = manifest.read_manifest(results.manifest())
     left = differences.differences(runs, SETTINGS, missing=[])
     assert {(test.first, test.second) for test in left} == {("elu", "kaf")}
     edit_json(files["record"], verdicts_sha256=sha256(files["verdicts"]), correct=81, accuracy=81 / EXAMPLES)
@@ -101,7 +103,7 @@ def test_seeds_are_paired_and_only_common_ones_compared(results):
     found = {(test.first, test.second): test for test in of(results) if test.quantity == "robustness"}
     assert found["relu", "kaf"].seeds == 4 and found["relu", "elu"].seeds == 1
     assert found["relu", "kaf"].found.estimate == pytest.approx(-(30 + 23 + 26 + 20) / 4 / EXAMPLES)
-    caption = differences.sheet(of(results), "vgg", SETTINGS).caption
+    caption = captions.differences(of(results), "VGG")
     assert "exact McNemar" in caption and "for 4 seeds the paired bootstrap over seeds" in caption
 
 

@@ -28,6 +28,7 @@ CONDA_FORGE = {
     "numpy": ("2.4.6", "2026-11-27", RECIPE),
     "scipy": ("1.17.1", "2026-11-27", RECIPE),
     "statsmodels": ("0.15.0", "2026-11-27", RECIPE),
+    "pandas": ("3.0.3", "2026-11-27", RECIPE),  # 3.1.1 not found there
     "tqdm": ("4.70.0", "2026-11-27", RECIPE),  # 4.70.1 not found there
     "pyyaml": ("6.0.3", "2026-11-27", RECIPE),
     "matplotlib-base": ("3.11.0", "2026-11-27", RECIPE),  # 3.11.2 not found there
@@ -116,7 +117,7 @@ def test_versions_are_those_of_pip_where_conda_forge_has_them():
         for name, version in (conda | pip).items():
             if pins.get(PYPI.get(name, name), version) != version:
                 differ.add(name)
-    assert differ == {"scikit-learn", "tqdm", "matplotlib-base"}  # see the table
+    assert differ == {"scikit-learn", "pandas", "tqdm", "matplotlib-base"}  # see the table
 
 
 @pytest.mark.parametrize(("environment", "script"), RULES, ids=lambda value: value.partition(".")[0])
@@ -155,6 +156,13 @@ def test_what_no_package_of_an_environment_requires_is_not_in_it(tmp_path):
     )
     result = subprocess.run([python, "-c", code], capture_output=True, text=True)
     assert result.stdout == "None None None None\n", result.stderr
+
+
+@pytest.mark.parametrize("file", ["train.py", "evaluate.py", "card.py", "kafnets/pipeline/grid.py"])
+def test_what_computes_does_not_wait_for_pandas(file):
+    """Half a second of imports, which only tables and plots need."""
+    assert "pandas" not in imports.third_party(imports.SCRIPTS / file)
+    assert "pandas" in imports.third_party(imports.SCRIPTS / "aggregate.py")
 
 
 def test_imports_in_functions_and_by_name_are_found():

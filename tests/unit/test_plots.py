@@ -13,7 +13,7 @@ import pytest
 import torch
 from kafnets import registry
 from kafnets.models import create_model, save_model
-from kafnets.report import summary
+from kafnets.report import manifest, summary
 from kafnets.report.plots import history, iterations, kafs, lr_range, names, schedule, style, tradeoff
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import sha256, write_json
@@ -56,7 +56,7 @@ def results(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(results):
-    return summary.summarize(summary.read_manifest(results.manifest()))
+    return summary.summarize(manifest.read_manifest(results.manifest()))
 
 
 def draw_twice(script, folder, *arguments):
@@ -248,29 +248,29 @@ def test_names_cover_neither_each_other_nor_points(seed):
 
 
 def test_tradeoff_shows_each_activation_and_its_published_point(rows):
-    published = summary.read_published(PUBLISHED, "resnet20")
+    published = manifest.read_published(PUBLISHED, "resnet20")
     axes = tradeoff.draw(rows, SETTINGS, published).axes[0]
     places = {
         tuple(collection.get_offsets()[0]) for collection in axes.collections if len(collection.get_offsets())
     }
     assert (77.52, 50.17) in places
-    statistic = summary.over_seeds(rows, "relu", "pgd")
-    assert any(y == pytest.approx(100 * statistic.mean) for _, y in places)
+    mean = summary.over_seeds(rows, "pgd")["mean"]["relu"]
+    assert any(y == pytest.approx(100 * mean) for _, y in places)
     written = {text.get_text() for text in axes.texts}
     assert set(map(registry.label, ACTIVATIONS)) <= written
 
 
 def test_tradeoff_leaves_out_what_was_not_run(rows):
-    some = [row for row in rows if row["activation"] in ("relu", "kaf")]
+    some = rows[rows["activation"].isin(["relu", "kaf"])]
     written = {text.get_text() for text in tradeoff.draw(some, SETTINGS).axes[0].texts}
     assert {"ReLU", "KAF"} <= written and "Swish" not in written
     with pytest.raises(UserError, match="no activation has both"):
-        tradeoff.draw([], SETTINGS)
+        tradeoff.draw(rows[:0], SETTINGS)
 
 
 def test_history_leaves_out_epochs_that_were_not_probed(results):
-    run = summary.read_manifest(results.manifest())[0]
-    curves = summary.read_history(run)
+    run = manifest.read_manifest(results.manifest())[0]
+    curves = manifest.read_history(run)
     curves["probe_pgd_accuracy"] = [float("nan"), 0.2, float("nan"), 0.4, float("nan"), 0.5]
     drawn = history.draw({"relu": [curves]})
     panel = next(panel for panel in drawn.axes if "PGD" in panel.get_title("left"))
@@ -288,7 +288,7 @@ def test_a_history_of_another_length_than_the_records_is_refused(tmp_path):
     )
     edit_json(line["training_record"], history_sha256=sha256(path))
     with pytest.raises(UserError, match="has 5 epochs, the record 6"):
-        summary.read_history(summary.read_manifest(built.manifest())[0])
+        manifest.read_history(manifest.read_manifest(built.manifest())[0])
 
 
 def test_iterations_end_at_what_every_restart_left():
@@ -314,7 +314,7 @@ def test_a_network_at_chance_is_marked_beside_its_point(tmp_path):
     built = Results(tmp_path)
     built.add("relu", {"clean": 150, "pgd": 80})
     built.add("kaf", {"clean": 20, "pgd": 20})
-    rows = summary.summarize(summary.read_manifest(built.manifest()))
+    rows = summary.summarize(manifest.read_manifest(built.manifest()))
     drawn = tradeoff.draw(rows, {**SETTINGS, "activations": ["relu", "kaf"]})
     texts = [text.get_text() for text in drawn.axes[0].texts]
     assert "KAF ¶" in texts and "ReLU" in texts and "¶ no better than chance" in texts

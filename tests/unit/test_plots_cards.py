@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy
 import pytest
 from card_builder import CARD, CLASSES, PICTURES, write_card
-from kafnets.diagnostics import reading
+from kafnets.report import cards as finished
 from kafnets.report.plots import classes, depth, layers, pictures, radii, style
 from kafnets.runtime.errors import UserError
 from matplotlib import pyplot
@@ -39,13 +39,13 @@ def paths(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cards(paths):
-    return [reading.read(path) for path in paths[:-1]]
+    return [finished.read(path) for path in paths[:-1]]
 
 
 def draw_all(cards):
     """name -> function that draws the figure anew."""
     by_name = {card.activation: card for card in cards}
-    tensors = [reading.tensors(card) for card in cards]
+    tensors = [finished.tensors(card) for card in cards]
     return {
         "radii": lambda: radii.draw({name: [card] for name, card in by_name.items()}),
         "depth": lambda: depth.draw(by_name),
@@ -102,7 +102,7 @@ def test_what_is_not_finite_is_a_gap(cards, tmp_path):
     figures = json.loads(Path(cards[3].path).read_text(encoding="utf-8"))["figures"]
     figures["layers"][1]["steepest"] = None
     figures["layers"][2]["most_curved"] = 0.0
-    card = reading.read(write_card(tmp_path, "kaf", layers=figures["layers"]))
+    card = finished.read(write_card(tmp_path, "kaf", layers=figures["layers"]))
     panels = depth.draw({"kaf": card}).axes
     steepest, curved = (panel.lines[0].get_ydata() for panel in panels[2:])
     assert numpy.isnan(steepest).tolist() == [i == 1 for i in range(7)]
@@ -111,17 +111,17 @@ def test_what_is_not_finite_is_a_gap(cards, tmp_path):
 
 
 def test_clean_trained_networks_stand_first(paths):
-    cards = [reading.read(path) for path in (paths[3], paths[-1])]
-    drawn = pictures.saliency(cards, [reading.tensors(card) for card in cards])
+    cards = [finished.read(path) for path in (paths[3], paths[-1])]
+    drawn = pictures.saliency(cards, [finished.tensors(card) for card in cards])
     heads = [axes.get_title() for axes in drawn.axes[:3]]
     assert heads == ["Image", "ReLU\nclean-trained\nmean 1.25", "KAF\nrobust\nmean 1.30"]
     assert drawn.axes[1].get_xlabel() == "0.50"
 
 
 def test_gradients_on_other_images_are_not_compared(paths, tmp_path):
-    cards = [reading.read(paths[0]), reading.read(write_card(tmp_path, "elu", images=1))]
+    cards = [finished.read(paths[0]), finished.read(write_card(tmp_path, "elu", images=1))]
     with pytest.raises(UserError, match="judged on other images than"):
-        pictures.saliency(cards, [reading.tensors(card) for card in cards])
+        pictures.saliency(cards, [finished.tensors(card) for card in cards])
 
 
 def test_no_gradient_is_grey():
@@ -129,7 +129,7 @@ def test_no_gradient_is_grey():
 
 
 def test_the_gallery_says_what_the_network_says(cards):
-    drawn = pictures.gallery(cards[0], reading.tensors(cards[0]))
+    drawn = pictures.gallery(cards[0], finished.tensors(cards[0]))
     clean, attacked = drawn.axes[0], drawn.axes[PICTURES]
     assert clean.get_title() == "plane: 88 %" and clean.title.get_color() == "black"
     assert attacked.get_title() == "car: 43 %" and attacked.title.get_color() == pictures.WRONG

@@ -5,10 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
+import pandas
 import pytest
-from kafnets.report import summary
+from kafnets.report import manifest, summary
 from kafnets.runtime.errors import UserError
-from kafnets.runtime.files import write_sealed
+from kafnets.runtime.files import sha256, write_sealed
 from record_builders import EXAMPLES, Results, edit_json, first
 from safetensors.numpy import save_file
 
@@ -24,7 +26,11 @@ def results(tmp_path):
 
 
 def rows_of(results, missing=None):
-    return summary.summarize(summary.read_manifest(results.manifest()), missing)
+    return summary.summarize(manifest.read_manifest(results.manifest()), missing)
+
+
+def cells(rows):
+    return list(zip(rows["activation"], rows["attack"], strict=True))
 
 
 def aggregate(results, *arguments):
@@ -34,14 +40,9 @@ def aggregate(results, *arguments):
 
 def test_one_row_a_run_and_attack_in_the_manifests_order(results):
     rows = rows_of(results)
-    assert [(row["activation"], row["attack"]) for row in rows] == [
-        ("relu", "clean"),
-        ("relu", "pgd"),
-        ("kaf", "clean"),
-        ("kaf", "pgd"),
-    ]
-    assert set(rows[0]) == set(summary.COLUMNS)
-    pgd = rows[3]
+    assert cells(rows) == [("relu", "clean"), ("relu", "pgd"), ("kaf", "clean"), ("kaf", "pgd")]
+    assert list(rows) == list(summary.COLUMNS)
+    pgd = rows.iloc[3]
     assert (pgd["correct"], pgd["examples"], pgd["accuracy"]) == (90, EXAMPLES, 0.45)
     assert pgd["clean_accuracy"] == 0.8
     assert (pgd["eps"], pgd["adversary"], pgd["catastrophic_overfitting"]) == ("8/255", "fbf", "at_end")
@@ -49,15 +50,23 @@ def test_one_row_a_run_and_attack_in_the_manifests_order(results):
 
 def test_rows_survive_the_csv_file_with_their_types(results, tmp_path):
     rows = rows_of(results)
+    rows.loc[0, "adversary"] = "NA"  # a text like any other
+    rows["training_seconds"] = [0.1 + 0.2, 1 / 3, 1.7976931348623157e308, float("nan")]
+    rows["evaluation_seconds"] = numpy.random.default_rng(0).random(4) * [1e-9, 1, 1e9, 1e300]
     summary.write_rows(tmp_path / "summary.csv", rows)
-    assert summary.read_rows(tmp_path / "summary.csv") == rows
-    assert summary.read_rows(tmp_path / "summary.csv", "resnet20") == []
+    pandas.testing.assert_frame_equal(summary.read_rows(tmp_path / "summary.csv"), rows, check_exact=True)
+    assert summary.read_rows(tmp_path / "summary.csv", "resnet20").empty
+    head, first_line, *_ = (tmp_path / "summary.csv").read_text().splitlines()
+    assert head.startswith("experiment,architecture,dataset,activation,seed,attack,method,eps,examples")
+    assert first_line.startswith(
+        "vgg,vgg,cifar10,relu,0,clean,clean,,200,150,0.75,0.75,551000,0.30000000000000004,"
+    )
 
 
 def test_records_that_the_manifest_does_not_list_are_not_read(results):
     results.add("elu", {"clean": 10})
     results.lines.pop()
-    assert {row["activation"] for row in rows_of(results)} == {"relu", "kaf"}
+    assert set(rows_of(results)["activation"]) == {"relu", "kaf"}
 
 
 def test_a_record_with_other_settings_is_refused_with_file_and_key(results):
@@ -119,7 +128,7 @@ def test_damaged_verdicts_are_refused(results):
 def test_verdicts_of_another_length_are_refused(results):
     pgd = results.lines[0]["evaluations"]["pgd"]
     save_file({"robust": first(80)[:100], "clean": first(150)[:100]}, pgd["verdicts"])
-    edit_json(pgd["record"], verdicts_sha256=summary.sha256(pgd["verdicts"]))
+    edit_json(pgd["record"], verdicts_sha256=sha256(pgd["verdicts"]))
     with pytest.raises(UserError, match="does not hold 200 'robust' verdicts"):
         rows_of(results)
 
@@ -130,7 +139,7 @@ def test_partial_lists_what_is_missing_or_stale_and_keeps_the_rest(results):
     done = aggregate(results, "--partial", results.folder / "missing.txt")
     assert done.returncode == 0, done.stderr
     rows = summary.read_rows(results.folder / "s.csv")
-    assert [(row["activation"], row["attack"]) for row in rows] == [("relu", "clean")]
+    assert cells(rows) == [("relu", "clean")]
     missing = (results.folder / "missing.txt").read_text().splitlines()
     assert len(missing) == 2
     assert missing[0].startswith("vgg/relu/seed0/pgd: ") and "made with other settings" in missing[0]
@@ -183,7 +192,7 @@ def test_a_manifest_that_lists_a_run_twice_is_refused(results):
 def test_a_line_that_is_no_run_is_named(tmp_path, line):
     write_sealed(tmp_path / "manifest.jsonl", f"\n{line}\n")
     with pytest.raises(UserError, match="line 2: not a run"):
-        summary.read_manifest(tmp_path / "manifest.jsonl")
+        manifest.read_manifest(tmp_path / "manifest.jsonl")
 
 
 def test_a_file_that_is_no_summary_is_refused(tmp_path):
@@ -192,15 +201,29 @@ def test_a_file_that_is_no_summary_is_refused(tmp_path):
         summary.read_rows(tmp_path / "s.csv")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [("seed", "first", "invalid literal for int.*column 'seed'"), ("correct", "", "NaN.*column 'correct'")],
+)
+def test_a_value_of_another_type_is_refused(results, tmp_path, column, value, message):
+    rows = rows_of(results).astype("object")
+    rows.loc[1, column] = value
+    summary.write_rows(tmp_path / "s.csv", rows)
+    with pytest.raises(UserError, match=f"s.csv: .*{message}"):
+        summary.read_rows(tmp_path / "s.csv")
+
+
 def test_mean_and_sample_deviation_over_seeds(tmp_path):
     results = Results(tmp_path)
     for seed, correct in enumerate((80, 90, 100)):
         results.add("relu", {"clean": 150, "pgd": correct}, seed=seed)
-    statistic = summary.over_seeds(rows_of(results), "relu", "pgd")
-    assert statistic.mean == pytest.approx(0.45)
-    assert statistic.deviation == pytest.approx(0.05)
-    assert statistic.n == 3
-    assert summary.over_seeds(rows_of(results), "elu", "pgd") is None
+    results.add("kaf", {"clean": 150, "pgd": 70})
+    found = summary.over_seeds(rows_of(results), "pgd")
+    assert list(found.index) == ["relu", "kaf"], "an activation that was not attacked has no row"
+    assert found.loc["relu"].to_dict() == pytest.approx(
+        {"mean": 0.45, "std": 0.05, "seeds": 3, "examples": 200}
+    )
+    assert found["mean"]["kaf"] == 0.35 and found["seeds"]["kaf"] == 1 and numpy.isnan(found["std"]["kaf"])
 
 
 def merged(results, *attacks):
@@ -215,13 +238,14 @@ def test_the_worst_case_is_the_conjunction_of_its_attacks(tmp_path):
     files = results.lines[0]["evaluations"]["thesis_pgd"]  # it stands here for any other attack
     robust = first(90) - first(6)
     save_file({"robust": robust, "clean": first(150)}, files["verdicts"])
-    edit_json(files["record"], verdicts_sha256=summary.sha256(files["verdicts"]))
-    *others, worst = merged(results, "pgd", "thesis_pgd")
-    assert len(others) == 3 and worst["attack"] == worst["method"] == "worst_case"
+    edit_json(files["record"], verdicts_sha256=sha256(files["verdicts"]))
+    rows = merged(results, "pgd", "thesis_pgd")
+    worst = rows.iloc[3]
+    assert len(rows) == 4 and worst["attack"] == worst["method"] == "worst_case"
     assert (worst["correct"], worst["accuracy"], worst["clean_accuracy"]) == (74, 0.37, 0.75)
     assert (worst["queries"], worst["evaluation_seconds"], worst["eps"]) == (2000, 6.5, "8/255")
-    (run,) = summary.read_manifest(results.manifest())
-    assert (summary.verdicts(run, "worst_case")["robust"] == (first(80) - first(6))).all()
+    (run,) = manifest.read_manifest(results.manifest())
+    assert (manifest.verdicts(run, "worst_case")["robust"] == (first(80) - first(6))).all()
 
 
 def test_without_all_of_its_attacks_there_is_no_worst_case(tmp_path):
@@ -230,7 +254,7 @@ def test_without_all_of_its_attacks_there_is_no_worst_case(tmp_path):
     Path(results.lines[0]["evaluations"]["pgd"]["record"]).unlink()
     results.lines[0]["worst_case"] = ["pgd", "thesis_pgd"]
     missing = []
-    assert [row["attack"] for row in rows_of(results, missing)] == ["clean", "thesis_pgd"]
+    assert list(rows_of(results, missing)["attack"]) == ["clean", "thesis_pgd"]
     assert len(missing) == 1
 
 

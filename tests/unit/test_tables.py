@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from kafnets.report import marks, sheets, summary, tables
+from kafnets.report import manifest, marks, summary, tables, typesetting
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import sha256
 from record_builders import ATTACKS, Results, edit_json
@@ -37,15 +37,15 @@ def results(tmp_path):
 
 
 def build(results, **settings):
-    rows = summary.summarize(summary.read_manifest(results.manifest()))
+    rows = summary.summarize(manifest.read_manifest(results.manifest()))
     settings = {**SETTINGS, **settings}
-    published = summary.read_published(PUBLISHED, settings["reference"])
+    published = manifest.read_published(PUBLISHED, settings["reference"])
     return tables.build(rows, "vgg", settings, published)
 
 
 def body(table, intervals=False):
     """The rows of the Markdown table as lists of cells, with or without their intervals."""
-    text = tables.to_markdown(table)
+    text = typesetting.to_markdown(table)
     if not intervals:
         text = re.sub(r" \([0-9.]+–[0-9.]+\)", "", text)
     lines = [line for line in text.splitlines() if line.startswith("|")]
@@ -108,7 +108,7 @@ def test_mean_and_deviation_over_seeds_are_printed_and_explained(tmp_path):
     assert rows[0][1:3] == ["***75.00*** ± 0.00", "***45.00*** ± 5.00"]
     assert rows[1][1:3] == ["70.00", "35.00"]
     assert "mean ± sample standard deviation over n = 3 seeds (ELU 1)" in table.caption
-    assert r"\underline{\textbf{45.00}}{\scriptsize\,$\pm$\,5.00}" in tables.to_tex(table)
+    assert r"\underline{\textbf{45.00}}{\scriptsize\,$\pm$\,5.00}" in typesetting.to_tex(table)
 
 
 def test_the_caption_says_what_the_columns_are(results):
@@ -148,10 +148,10 @@ def test_a_network_at_chance_is_not_the_best_of_anything_and_has_a_mark(tmp_path
         ["KAF", "70.00", "5.00"],
     ]
     assert "¶ classifies no better than chance (10%)" in table.caption
-    assert r"ELU$^\P$" in tables.to_tex(table).replace(" ", "")
-    assert [row["marks"] for row in csv.DictReader(io.StringIO(tables.to_csv(table)))] == ["", "chance", ""]
+    assert r"ELU$^\P$" in typesetting.to_tex(table).replace(" ", "")
+    assert [record["marks"] for record in table.records] == ["", "chance", ""]
     nothing = build(results, reference=None, activations=["elu"])
-    assert "*" not in tables.to_markdown(nothing), "the only one is at chance"
+    assert "*" not in typesetting.to_markdown(nothing), "the only one is at chance"
 
 
 def changed(results, line, attack, **figures):
@@ -175,12 +175,8 @@ def test_a_vanished_gradient_is_not_the_best_of_anything_and_has_a_mark(tmp_path
         ["KAF", "70.00", "30.00"],
     ]
     assert "‖ the cross-entropy has no gradient" in table.caption and "(ELU: 90%)" in table.caption
-    assert r"ELU$^\Vert$" in tables.to_tex(table).replace(" ", "")
-    assert [row["marks"] for row in csv.DictReader(io.StringIO(tables.to_csv(table)))] == [
-        "",
-        "no_gradient",
-        "",
-    ]
+    assert r"ELU$^\Vert$" in typesetting.to_tex(table).replace(" ", "")
+    assert [record["marks"] for record in table.records] == ["", "no_gradient", ""]
 
 
 def test_a_random_network_judged_by_one_draw_has_a_mark(tmp_path):
@@ -202,7 +198,7 @@ def test_one_seed_at_chance_marks_the_row(tmp_path):
 
 
 def test_the_csv_holds_plain_numbers(results):
-    rows = list(csv.DictReader(io.StringIO(tables.to_csv(build(results)))))
+    rows = list(csv.DictReader(io.StringIO(typesetting.to_csv(build(results)))))
     assert rows[0] == {
         "activation": "relu",
         "label": "ReLU",
@@ -230,7 +226,7 @@ def test_the_csv_holds_plain_numbers(results):
 
 
 def test_every_character_with_a_meaning_in_latex_is_escaped():
-    assert tables.tex("a_b & 5% {x} #1 $ ~ ^ \\") == (
+    assert typesetting.tex("a_b & 5% {x} #1 $ ~ ^ \\") == (
         r"a\_b \& 5\% \{x\} \#1 \$ \textasciitilde{} \textasciicircum{} \textbackslash{}"
     )
 
@@ -238,11 +234,11 @@ def test_every_character_with_a_meaning_in_latex_is_escaped():
 def test_every_mark_has_a_sign_of_its_own_that_latex_can_set():
     signs = [mark.sign for mark in marks.MARKS]
     assert len(set(signs)) == len(signs)
-    assert all(tables.tex(sign).isascii() for sign in signs)
+    assert all(typesetting.tex(sign).isascii() for sign in signs)
 
 
 def test_the_published_numbers_are_the_slides():
-    vgg, resnet20 = (summary.read_published(PUBLISHED, name) for name in ("vgg", "resnet20"))
+    vgg, resnet20 = (manifest.read_published(PUBLISHED, name) for name in ("vgg", "resnet20"))
     assert len(vgg["results"]) == 7 and "kaf_relu" not in vgg["results"]
     assert len(resnet20["results"]) == 8
     assert resnet20["results"]["swish"] == {"accuracy": 78.68, "robustness": 53.88}
@@ -254,30 +250,30 @@ def test_the_published_numbers_are_the_slides():
 
 def test_an_unknown_reference_is_refused():
     with pytest.raises(UserError, match="no results for 'alexnet'; choose one of vgg, resnet20 or null"):
-        summary.read_published(PUBLISHED, "alexnet")
+        manifest.read_published(PUBLISHED, "alexnet")
 
 
 def test_a_reference_without_its_file_is_refused():
     with pytest.raises(UserError, match="needs --published"):
-        summary.read_published(None, "vgg")
+        manifest.read_published(None, "vgg")
 
 
 def test_the_scripts_write_and_print_the_table(results, tmp_path):
-    summary.write_rows(tmp_path / "s.csv", summary.summarize(summary.read_manifest(results.manifest())))
+    summary.write_rows(tmp_path / "s.csv", summary.summarize(manifest.read_manifest(results.manifest())))
     folder = tmp_path / "out" / "tables"
     scripts = WORKFLOW / "scripts"
     command = [sys.executable, scripts / "render_tables.py", "--summary", tmp_path / "s.csv"]
     command += ["--manifest", results.manifest(), "--output", folder]
     command += ["--experiment", "vgg", "--settings", json.dumps(SETTINGS), "--published", PUBLISHED]
     subprocess.run(command, check=True)
-    runs = summary.read_manifest(results.manifest())
-    published = summary.read_published(PUBLISHED, "vgg")
-    texts = tables.every(summary.summarize(runs), runs, "vgg", SETTINGS, published)
+    runs = manifest.read_manifest(results.manifest())
+    published = manifest.read_published(PUBLISHED, "vgg")
+    texts = tables.texts(summary.summarize(runs), runs, "vgg", SETTINGS, published)
     assert len(texts) == 9
     assert {path.name: path.read_text() for path in folder.iterdir()} == {
         f"vgg{suffix}": text for suffix, text in texts.items()
     }
-    assert texts[".csv"] == tables.to_csv(build(results))
+    assert texts[".csv"] == typesetting.to_csv(build(results))
 
     printed = print_tables(tmp_path / "out").stdout
     assert not re.search("<[a-z/]", printed), "HTML in a terminal"
@@ -294,10 +290,10 @@ def print_tables(output, *arguments):
 def test_of_one_activation_the_empty_table_of_differences_is_not_printed(tmp_path):
     results = Results(tmp_path)
     results.add("relu", {"clean": 150, "pgd": 80})
-    runs = summary.read_manifest(results.manifest())
+    runs = manifest.read_manifest(results.manifest())
     settings = {**SETTINGS, "activations": ["relu"], "reference": None}
     (tmp_path / "out" / "tables").mkdir(parents=True)
-    for suffix, text in tables.every(summary.summarize(runs), runs, "vgg", settings).items():
+    for suffix, text in tables.texts(summary.summarize(runs), runs, "vgg", settings).items():
         (tmp_path / "out" / "tables" / f"vgg{suffix}").write_text(text)
     printed = print_tables(tmp_path / "out").stdout
     assert "differences" not in printed and printed.index("vgg_attacks") < printed.index("| Activation |")
@@ -341,19 +337,19 @@ def test_published_weights_and_what_stands_beside_them(tmp_path):
             *("*77.93*", "*46.80*"),
         ],
     ]
-    head = tables.to_csv(table).splitlines()[0].split(",")
+    head = typesetting.to_csv(table).splitlines()[0].split(",")
     assert len(head) == len(set(head)) and "half_robustness" in head
-    assert r"\multicolumn{3}{c}{Float16}" in tables.to_tex(table)
+    assert r"\multicolumn{3}{c}{Float16}" in typesetting.to_tex(table)
     for said in ("nothing was trained here", "Float16: the same weights", "noise in its way"):
         assert said in table.caption
     alone = build(results, activations=["relu", "kaf"], weights="published", beside={})
-    assert "Float16" not in tables.to_tex(alone)
+    assert "Float16" not in typesetting.to_tex(alone)
 
 
 def test_a_number_of_one_seed_has_its_interval_beside_it(results):
     rows = body(build(results), intervals=True)[2:]
     assert rows[0][1:4] == ["75.00 (68.6–80.5)", "40.00 (33.5–46.9)", "42.00 (35.4–48.9)"]
-    assert r"\shortstack[r]{75.00\\[-2pt]{\tiny 68.6--80.5}}" in tables.to_tex(build(results))
+    assert r"\shortstack[r]{75.00\\[-2pt]{\tiny 68.6--80.5}}" in typesetting.to_tex(build(results))
     assert "Wilson 95% interval" in build(results).caption
 
 
@@ -407,14 +403,14 @@ def test_the_worst_case_has_a_column_and_may_be_the_headline(attacked):
 
 
 def test_the_table_of_attacks(attacked):
-    rows = summary.summarize(summary.read_manifest(attacked.manifest()))
-    sheet = tables.by_attack(rows, "vgg", {**SETTINGS, **OF_ATTACKED})
-    assert sheet.heads == ("Attack", "ReLU", "ELU", "s")
-    assert sheet.rows[-1] == ("worst_case", "30.00", "42.50", "6")
-    rule = sheets.to_markdown(sheet).splitlines()[1]
+    rows = summary.summarize(manifest.read_manifest(attacked.manifest()))
+    table = tables.by_attack(rows, "vgg", {**SETTINGS, **OF_ATTACKED})
+    assert [column.head for column in table.columns] == ["Attack", "ReLU", "ELU", "s"]
+    assert [cell.text for cell in table.rows[-1]] == ["worst_case", "30.00", "42.50", "6"]
+    rule = typesetting.to_markdown(table).splitlines()[1]
     assert all(re.fullmatch(" -+:? ", cell) for cell in rule.strip("|").split("|")), rule
-    assert [record["attack"] for record in sheet.records] == ["clean", "pgd", "square", "far", "worst_case"]
-    assert sheet.records[1] == {
+    assert [record["attack"] for record in table.records] == ["clean", "pgd", "square", "far", "worst_case"]
+    assert table.records[1] == {
         **{"attack": "pgd", "method": "pgd", "eps": "8/255", "examples": 200},
         **{"relu": "40.00", "elu": "46.00", "seconds": "3.2", "queries": 1000},
     }

@@ -107,7 +107,7 @@ def test_the_documentation_shows_what_runs(plain, tmp_path):
 TRY = """
 import importlib, json
 import torch
-from kafnets.errors import UserError
+from kafnets.runtime.errors import UserError
 
 def attempt(name, call):
     try:
@@ -119,8 +119,9 @@ def attempt(name, call):
 
 WITHOUT = """
 import kafnets
-from kafnets import statistics, validation
+from kafnets.config import checks
 from kafnets.data.cifar10 import download_cifar10
+from kafnets.report import statistics, summary
 
 model = kafnets.create_model("resnet8", activation="relu")
 x, y = torch.rand(2, 3, 8, 8), torch.zeros(2).long()
@@ -129,7 +130,8 @@ for name in ("cw", "deepfool", "square"):
 attempt("digits", kafnets.data.prepare_digits)
 attempt("cifar10", lambda: download_cifar10("absent.tar.gz"))
 attempt("wilson", lambda: statistics.wilson(1, 2))
-attempt("schema", lambda: validation._check_shape({}, {}))
+attempt("rows", lambda: summary.as_frame([]))
+attempt("schema", lambda: checks._check_shape({}, {}))
 """
 
 EXTRAS = {
@@ -139,6 +141,7 @@ EXTRAS = {
     "digits": "data",
     "cifar10": "data",
     "wilson": "statistics",
+    "rows": "report",
     "schema": "config",
 }
 

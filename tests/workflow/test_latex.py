@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kafnets.report import differences, sheets, statistics, summary, tables
+from kafnets.report import differences, manifest, statistics, summary, tables, typesetting
 
 PUBLISHED = Path(__file__).parents[2] / "workflow" / "resources" / "thesis_results.yaml"
 ATTACK = {"eps": "8/255", "step": "2/255", "iterations": 50, "restarts": 10}
@@ -39,12 +39,18 @@ def row(activation, seed, attack, accuracy, overfitting):
         "accuracy": accuracy,
         "clean_accuracy": 0.7,
         "catastrophic_overfitting": overfitting,
+        "correct": round(accuracy * 10_000),
+        "trainable_parameters": 551_000,
+        "evaluation_seconds": 1234.5,
+        "queries": 10,
+        "zero_gradient_fraction": 0.0,
+        "random": 0,
+        "eps": "8/255",
     }
 
 
 def check_it_compiles(tmp_path, table):
-    set_it = sheets.to_tex if isinstance(table, sheets.Sheet) else tables.to_tex
-    (tmp_path / "table.tex").write_text(DOCUMENT % set_it(table))
+    (tmp_path / "table.tex").write_text(DOCUMENT % typesetting.to_tex(table))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -57,12 +63,14 @@ def check_it_compiles(tmp_path, table):
 @pytest.mark.parametrize("attacks", [["pgd"], ["pgd", "thesis_pgd"], ["pgd", "thesis_pgd", "fgsm_1"]])
 def test_the_table_compiles_without_an_overfull_line(tmp_path, seeds, reference, attacks):
     activations = ["relu", "elu", "kaf", "kaf_relu", "kaf_swish"]
-    rows = [
-        row(name, seed, attack, 0.7 - 0.01 * i - 0.001 * seed, ["none", "at_end", "recovered"][i % 3])
-        for i, name in enumerate(activations[:-1])
-        for seed in range(seeds)
-        for attack in ["clean", *attacks]
-    ]
+    rows = summary.as_frame(
+        [
+            row(name, seed, attack, 0.7 - 0.01 * i - 0.001 * seed, ["none", "at_end", "recovered"][i % 3])
+            for i, name in enumerate(activations[:-1])
+            for seed in range(seeds)
+            for attack in ["clean", *attacks]
+        ]
+    )
     settings = {
         "title": "A_title & 100% {of} #what$ LaTeX~minds^\\",
         "activations": activations,
@@ -70,18 +78,20 @@ def test_the_table_compiles_without_an_overfull_line(tmp_path, seeds, reference,
         "headline": "pgd",
         "attacks": ATTACKS,
     }
-    table = tables.build(rows, "vgg", settings, summary.read_published(PUBLISHED, reference))
+    table = tables.build(rows, "vgg", settings, manifest.read_published(PUBLISHED, reference))
     check_it_compiles(tmp_path, table)
 
 
 @pytest.mark.parametrize("attacks", [["pgd", "thesis_pgd"], ["pgd", "thesis_pgd", "fgsm_1"]])
 def test_two_experiments_side_by_side_fit_too(tmp_path, attacks):
-    rows = [
-        {**row(name, 0, attack, 0.5123, None), "experiment": experiment}
-        for experiment in ("vgg", "vgg_float16")
-        for name in ("kaf_swish", "kaf_free")
-        for attack in ["clean", *attacks]
-    ]
+    rows = summary.as_frame(
+        [
+            {**row(name, 0, attack, 0.5123, None), "experiment": experiment}
+            for experiment in ("vgg", "vgg_float16")
+            for name in ("kaf_swish", "kaf_free")
+            for attack in ["clean", *attacks]
+        ]
+    )
     settings = {
         "title": "ResNet20 of the thesis",
         "activations": ["kaf_swish", "kaf_free"],
@@ -91,7 +101,7 @@ def test_two_experiments_side_by_side_fit_too(tmp_path, attacks):
         "weights": "published",
         "beside": {"experiment": "vgg_float16", "title": "Float16"},
     }
-    table = tables.build(rows, "vgg", settings, summary.read_published(PUBLISHED, "vgg"))
+    table = tables.build(rows, "vgg", settings, manifest.read_published(PUBLISHED, "vgg"))
     check_it_compiles(tmp_path, table)
 
 
@@ -106,16 +116,14 @@ def test_every_difference_of_the_thesis_table_fits(tmp_path):
         for pair in names
         for quantity in differences.QUANTITIES
     ]
-    check_it_compiles(tmp_path, differences.sheet(tested, "vgg", {"title": "VGG_& 100%"}))
+    check_it_compiles(tmp_path, tables.of_differences(tested, "vgg", {"title": "VGG_& 100%"}))
 
 
 def test_every_attack_on_the_thesis_table_fits(tmp_path):
     attacks = {f"a_long_name_of_attack_{i}": ATTACKS["pgd"] for i in range(15)}
-    rows = [
-        {**row(name, 0, attack, 0.5123, None), "evaluation_seconds": 1234.5, "queries": 10, "eps": "8/255"}
-        for name in ACTIVATIONS
-        for attack in [*attacks, "worst_case"]
-    ]
+    rows = summary.as_frame(
+        [row(name, 0, attack, 0.5123, None) for name in ACTIVATIONS for attack in [*attacks, "worst_case"]]
+    )
     settings = {
         "title": "ResNet20 of the thesis",
         "activations": ACTIVATIONS,

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.report import summary
+from kafnets.report import manifest, summary
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -15,7 +15,7 @@ def main():
     arguments = parser.parse_args()
 
     missing = [] if arguments.partial else None
-    rows = summary.summarize(summary.read_manifest(arguments.manifest), missing)
+    rows = summary.summarize(manifest.read_manifest(arguments.manifest), missing)
     summary.write_rows(arguments.output, rows)
     if arguments.partial:
         with atomic_path(arguments.partial) as temporary:

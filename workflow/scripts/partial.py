@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kafnets.report import summary, tables
+from kafnets.report import manifest, summary, tables
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -19,15 +19,15 @@ def main():
     arguments = parser.parse_args()
 
     missing = []
-    runs = summary.read_manifest(arguments.manifest)
+    runs = manifest.read_manifest(arguments.manifest)
     rows = summary.summarize(runs, missing)
     summary.write_rows(arguments.output / "summary.csv", rows)
     _write(arguments.output / "missing.txt", "".join(f"{line}\n" for line in missing))
     for experiment, settings in cli.settings_argument(arguments.settings).items():
-        if not any(row["experiment"] == experiment for row in rows):
+        if not (rows["experiment"] == experiment).any():
             continue
-        published = summary.read_published(arguments.published, settings["reference"])
-        texts = tables.every(rows, runs, experiment, settings, published, missing)
+        published = manifest.read_published(arguments.published, settings["reference"])
+        texts = tables.texts(rows, runs, experiment, settings, published, missing)
         for suffix, text in texts.items():
             _write(arguments.output / f"{experiment}{suffix}", text)
         print(f"\n{experiment}\n\n{texts['.md']}")

@@ -3,8 +3,9 @@
 import argparse
 
 import numpy
+from kafnets.config.slices import WORST_CASE
 from kafnets.data.dataset import load
-from kafnets.report import summary
+from kafnets.report import manifest
 from kafnets.report.plots import classes, style
 from kafnets.runtime import cli
 from kafnets.runtime.errors import UserError
@@ -21,12 +22,12 @@ def main():
     arguments = parser.parse_args()
 
     verdicts = {}
-    for run in summary.read_manifest(arguments.manifest, arguments.experiment):
-        known = [*run.evaluations, *([summary.WORST_CASE] if run.worst_case else [])]
+    for run in manifest.read_manifest(arguments.manifest, arguments.experiment):
+        known = [*run.evaluations, *([WORST_CASE] if run.worst_case else [])]
         if arguments.attack not in known:
             known = ", ".join(known)
             raise UserError(f"--attack: {arguments.attack!r} is not run on {run}; choose one of {known}")
-        found = summary.verdicts(run, arguments.attack)
+        found = manifest.verdicts(run, arguments.attack)
         verdicts.setdefault(run.activation, []).append(numpy.stack([found["clean"], found["robust"]]))
     counts = {seed.shape[1] for seeds in verdicts.values() for seed in seeds}
     if len(counts) > 1:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.diagnostics import reading
+from kafnets.report import cards
 from kafnets.report.plots import depth, style
 from kafnets.runtime import cli
 
@@ -14,8 +14,8 @@ def main():
     parser.add_argument("--png", required=True)
     arguments = parser.parse_args()
 
-    cards = {card.activation: card for card in map(reading.read, arguments.cards)}
-    style.save(depth.draw(cards), arguments.pdf, arguments.png)
+    found = {card.activation: card for card in map(cards.read, arguments.cards)}
+    style.save(depth.draw(found), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.report import summary
+from kafnets.report import manifest
 from kafnets.report.plots import history, style
 from kafnets.runtime import cli
 
@@ -16,8 +16,8 @@ def main():
     arguments = parser.parse_args()
 
     histories = {}
-    for run in summary.read_manifest(arguments.manifest, arguments.experiment):
-        histories.setdefault(run.activation, []).append(summary.read_history(run))
+    for run in manifest.read_manifest(arguments.manifest, arguments.experiment):
+        histories.setdefault(run.activation, []).append(manifest.read_history(run))
     style.save(history.draw(histories), arguments.pdf, arguments.png)
 
 

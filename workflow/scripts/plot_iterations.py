@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.report import summary
+from kafnets.report import manifest
 from kafnets.report.plots import iterations, style
 from kafnets.runtime import cli
 from kafnets.runtime.errors import UserError
@@ -18,18 +18,18 @@ def main():
     arguments = parser.parse_args()
 
     curves, robust = {}, {}
-    for run in summary.read_manifest(arguments.manifest, arguments.experiment):
+    for run in manifest.read_manifest(arguments.manifest, arguments.experiment):
         if arguments.attack not in run.evaluations:
             known = ", ".join(run.evaluations)
             raise UserError(f"--attack: {arguments.attack!r} is not run on {run}; choose one of {known}")
-        record = summary.evaluation_record(run, arguments.attack)
+        record = manifest.evaluation_record(run, arguments.attack)
         if record["accuracy_by_iteration"] is None:
             raise UserError(
                 f"--attack: {arguments.attack!r} has no accuracy by iteration; choose an iterative one"
             )
         curves.setdefault(run.activation, []).append(record["accuracy_by_iteration"])
         robust.setdefault(run.activation, []).append(record["accuracy"])
-    means = {activation: summary.statistic(values).mean for activation, values in robust.items()}
+    means = {activation: sum(values) / len(values) for activation, values in robust.items()}
     style.save(iterations.draw(curves, means), arguments.pdf, arguments.png)
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.diagnostics import reading
+from kafnets.report import cards
 from kafnets.report.plots import pictures, style
 from kafnets.runtime import cli
 
@@ -14,8 +14,8 @@ def main():
     parser.add_argument("--png", required=True)
     arguments = parser.parse_args()
 
-    cards = [reading.read(path) for path in arguments.cards]
-    drawn = pictures.landscapes(cards, [reading.tensors(card) for card in cards])
+    found = [cards.read(path) for path in arguments.cards]
+    drawn = pictures.landscapes(found, [cards.tensors(card) for card in found])
     style.save(drawn, arguments.pdf, arguments.png)
 
 

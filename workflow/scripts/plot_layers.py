@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.diagnostics import reading
+from kafnets.report import cards
 from kafnets.report.plots import layers, style
 from kafnets.runtime import cli
 
@@ -14,8 +14,8 @@ def main():
     parser.add_argument("--png", required=True)
     arguments = parser.parse_args()
 
-    card = reading.read(arguments.card)
-    style.save(layers.draw(card, reading.tensors(card)), arguments.pdf, arguments.png)
+    card = cards.read(arguments.card)
+    style.save(layers.draw(card, cards.tensors(card)), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

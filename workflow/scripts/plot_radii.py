@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.diagnostics import reading
+from kafnets.report import cards
 from kafnets.report.plots import radii, style
 from kafnets.runtime import cli
 
@@ -14,11 +14,11 @@ def main():
     parser.add_argument("--png", required=True)
     arguments = parser.parse_args()
 
-    cards = {}
+    found = {}
     for path in arguments.cards:
-        card = reading.read(path)
-        cards.setdefault(card.activation, []).append(card)
-    style.save(radii.draw(cards), arguments.pdf, arguments.png)
+        card = cards.read(path)
+        found.setdefault(card.activation, []).append(card)
+    style.save(radii.draw(found), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 import argparse
 
-from kafnets.report import summary
+from kafnets.report import manifest, summary
 from kafnets.report.plots import style, tradeoff
 from kafnets.runtime import cli
 
@@ -18,7 +18,7 @@ def main():
     arguments = parser.parse_args()
 
     settings = cli.settings_argument(arguments.settings)
-    published = summary.read_published(arguments.published, settings["reference"])
+    published = manifest.read_published(arguments.published, settings["reference"])
     rows = summary.read_rows(arguments.summary, arguments.experiment)
     style.save(tradeoff.draw(rows, settings, published), arguments.pdf, arguments.png)
 

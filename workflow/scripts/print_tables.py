@@ -15,11 +15,11 @@ def main():
     parser.add_argument(
         "--output", default="results", help="the folder that config.yaml calls `output` (default: results)"
     )
-    parser.add_argument("--experiments", nargs="*", help="only the tables of these (default: every table)")
+    parser.add_argument("--experiments", nargs="*", help="only the tables of these (default: all tables)")
     arguments = parser.parse_args()
 
     output = Path(arguments.output)
-    names = arguments.experiments or every(output / "tables")
+    names = arguments.experiments or table_names(output / "tables")
     if not names:
         raise UserError(f"{output}/tables: no table yet; run snakemake first, or give another --output")
     for name in names:
@@ -35,7 +35,7 @@ def main():
             print(f"  {path}{'/' if path.is_dir() else ''}")
 
 
-def every(folder):
+def table_names(folder):
     """The names of the tables in `folder`: of each experiment those beside the main one, then that."""
     names = {path.stem for path in folder.glob("*.md")}
     beside = {f"{name}{end}" for name in names for end in BESIDE}

@@ -2,8 +2,7 @@
 
 import argparse
 
-from kafnets.diagnostics import reading
-from kafnets.report import cards as table
+from kafnets.report import card_table, cards, typesetting
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -16,8 +15,8 @@ def main():
     parser.add_argument("--md", required=True)
     arguments = parser.parse_args()
 
-    cards = [reading.read(path) for path in arguments.cards]
-    outputs = {arguments.csv: table.to_csv(cards), arguments.md: table.to_markdown(cards, arguments.title)}
+    table = card_table.build([cards.read(path) for path in arguments.cards], arguments.title)
+    outputs = {arguments.csv: typesetting.to_csv(table), arguments.md: typesetting.to_markdown(table)}
     for path, text in outputs.items():
         with atomic_path(path) as temporary:
             temporary.write_text(text, encoding="utf-8")

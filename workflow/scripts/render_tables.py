@@ -7,9 +7,7 @@ pair of activations.
 import argparse
 from pathlib import Path
 
-from kafnets.diagnostics import reading
-from kafnets.report import summary, tables
-from kafnets.report.cards import marks
+from kafnets.report import cards, manifest, summary, tables
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -22,17 +20,17 @@ def main():
     parser.add_argument("--settings", required=True, help="title, activations, reference, headline, attacks")
     parser.add_argument("--published", help="thesis_results.yaml; needed when the settings name a reference")
     parser.add_argument(
-        "--cards", nargs="*", default=[], help="evaluation cards: who fails a check is marked"
+        "--cards", nargs="*", default=[], help="evaluation cards: a network that fails a check is marked"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     arguments = parser.parse_args()
 
     settings = cli.settings_argument(arguments.settings)
-    published = summary.read_published(arguments.published, settings["reference"])
+    published = manifest.read_published(arguments.published, settings["reference"])
     rows = summary.read_rows(arguments.summary)
-    runs = summary.read_manifest(arguments.manifest)
-    failed = marks([reading.read(path) for path in arguments.cards])
-    texts = tables.every(rows, runs, arguments.experiment, settings, published, failed=failed)
+    runs = manifest.read_manifest(arguments.manifest)
+    failed = cards.failed_checks([cards.read(path) for path in arguments.cards])
+    texts = tables.texts(rows, runs, arguments.experiment, settings, published, failed=failed)
     for suffix, text in texts.items():
         with atomic_path(arguments.output / f"{arguments.experiment}{suffix}") as temporary:
             temporary.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ import os
 from .. import registry
 from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED
 from ..runtime.errors import UserError
+from ..runtime.units import fraction
 from . import own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose

@@ -7,9 +7,9 @@ from ..chance import is_too_many
 from ..diagnostics.checks import WITHOUT_GRADIENT
 from ..registry import DATASETS
 from . import statistics
-from .cards import FAILED
 from .summary import OVERFITTING
 
+FAILED = "§"
 CHANCE_SIGN = "¶"
 _COLLAPSE = "catastrophic overfitting (FGSM accuracy soars while PGD accuracy collapses)"
 
@@ -20,11 +20,11 @@ class Mark:
 
     Args:
         name: in the CSV file.
-        sign: behind the activation's name; `latex.tex` has to know it.
+        sign: behind the activation's name; `typesetting.tex` has to know it.
         says: what it means, in the caption; {} stands for the accuracies of `found`.
-        found: function of (rows, settings, failed): the activation's rows of the summary, every seed and
-            attack; the settings of the table; the checks that its cards fail. Returns whether it is so, or in
-            which respect, a text that the caption repeats, or an accuracy.
+        found: function of (rows, settings, failed): the activation's rows of the summary, of all seeds and
+            attacks; the settings of the table; the checks that its cards fail. Returns whether it is so, or
+            in which respect, a text that the caption repeats, or an accuracy.
     """
 
     name: str
@@ -35,36 +35,31 @@ class Mark:
 
 def overfitting(rows):
     """The worst of `OVERFITTING` among the seeds."""
-    seen = [row["catastrophic_overfitting"] for row in rows if row["catastrophic_overfitting"] is not None]
+    seen = rows["catastrophic_overfitting"].dropna()
     return OVERFITTING[max(map(OVERFITTING.index, seen), default=0)]
 
 
 def chance(rows):
     """The accuracy of guessing on the data set of these rows, the largest where there are several."""
-    return max(
-        (1 / DATASETS[row["dataset"]].classes for row in rows if row["dataset"] in DATASETS), default=0.0
-    )
-
-
-def is_chance(row):
-    """Whether a clean accuracy, by its Wilson 95 % interval, is not above that of guessing."""
-    count = row["examples"]
-    return statistics.wilson(row["clean_accuracy"] * count, count).low <= chance([row])
+    known = [DATASETS[name] for name in rows["dataset"].unique() if name in DATASETS]
+    return max((1 / dataset.classes for dataset in known), default=0.0)
 
 
 def share_without_gradient(rows):
     """The largest share of images without a gradient that is too large for their number, else 0."""
-    shares = [(row["zero_gradient_fraction"], row["examples"]) for row in rows]
+    shares = zip(rows["zero_gradient_fraction"], rows["examples"], strict=True)
     found = [share for share, count in shares if is_too_many(round(share * count), count, WITHOUT_GRADIENT)]
     return max(found, default=0)
 
 
 def any_at_chance(rows):
     """Whether a network of these rows classifies no better than by guessing, without any attack."""
-    return any(map(is_chance, rows))
+    correct = rows["clean_accuracy"] * rows["examples"]
+    intervals = map(statistics.wilson, correct, rows["examples"])
+    return any(interval.low <= chance(rows) for interval in intervals)
 
 
-# In the order of their signs and sentences. A new one is a line here (and its sign one in latex.py).
+# In the order of their signs and sentences. A new one is a line here (and its sign one in typesetting.py).
 MARKS = (
     Mark("at_end", "†", f"the training ended in {_COLLAPSE}", lambda rows, *_: overfitting(rows) == "at_end"),
     Mark(
@@ -97,7 +92,7 @@ MARKS = (
         "random",
         "♯",
         "answers at random, and each image was judged by one draw (`eot_samples` judges the mean of several)",
-        lambda rows, *_: any(row["random"] == 1 for row in rows),
+        lambda rows, *_: (rows["random"] == 1).any(),
     ),
 )
 

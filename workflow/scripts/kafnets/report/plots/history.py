@@ -19,7 +19,7 @@ def draw(histories):
     """Six panels over the epochs: the mean over seeds, and the range of the seeds as a band.
 
     Args:
-        histories: activation -> list of histories (`summary.read_history`), one a seed.
+        histories: activation -> list of histories (`manifest.read_history`), one a seed.
     """
     drawn, axes = style.figure(style.PAGE, 4.1, 2, 3, sharex=True)
     for panel, (column, title, scale) in zip(axes.flat, PANELS, strict=True):
@@ -53,6 +53,5 @@ def _curve(axes, activation, seeds, column, factor):
 
 def _tail_start(history):
     """Where the tail of the schedule begins, between two epochs, or None."""
-    if "tail" not in history["phase"]:
-        return None
-    return history["epoch"][history["phase"].index("tail")] - 0.5
+    epochs = history.loc[history["phase"] == "tail", "epoch"]
+    return None if epochs.empty else epochs.min() - 0.5

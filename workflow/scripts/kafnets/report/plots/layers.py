@@ -14,7 +14,7 @@ def draw(card, tensors):
 
     Args:
         card: of one network.
-        tensors: its tensors (`diagnostics.reading.tensors`).
+        tensors: its tensors (`report.cards.tensors`).
     """
     layers = card.figures["layers"]
     columns = 5 if len(layers) > 8 else 4

@@ -19,7 +19,7 @@ def gallery(card, tensors):
 
     Args:
         card: of one network.
-        tensors: its tensors (`diagnostics.reading.tensors`).
+        tensors: its tensors (`report.cards.tensors`).
     """
     images, attacked = tensors["gallery_images"], tensors["gallery_attacked"]
     truth = tensors["gallery_labels"]

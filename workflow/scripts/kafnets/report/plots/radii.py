@@ -9,7 +9,7 @@ def draw(cards):
     """Left: PGD anew at every radius, square-root scale. Right: the long run of iterations at one radius.
 
     Args:
-        cards: activation -> list of its cards (`diagnostics.reading.Card`), one a seed.
+        cards: activation -> list of its cards (`report.cards.Card`), one a seed.
     """
     drawn, (panels,) = style.figure(style.PAGE, 2.9, 1, 2, sharey=True)
     by_radius, by_iteration = panels

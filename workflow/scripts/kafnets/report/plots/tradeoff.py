@@ -26,13 +26,13 @@ def draw(rows, settings, published=None):
     """
     drawn, axes = style.figure(style.COLUMN, 3.2)
     axes = axes[0, 0]
+    accuracy = clean_accuracy(rows, settings["headline"]).fillna({"std": 0})
+    robustness = over_seeds(rows, settings["headline"]).fillna({"std": 0})
     points = {}  # activation -> (x, y, half width, half height) of its point and error bars
     for name in settings["activations"]:
-        accuracy = clean_accuracy(rows, name, settings["headline"])
-        robustness = over_seeds(rows, name, settings["headline"])
-        if accuracy and robustness:
-            x, y = 100 * accuracy.mean, 100 * robustness.mean
-            points[name] = (x, y, 100 * (accuracy.deviation or 0), 100 * (robustness.deviation or 0))
+        if name in accuracy.index and name in robustness.index:
+            x, y = 100 * accuracy["mean"][name], 100 * robustness["mean"][name]
+            points[name] = (x, y, 100 * accuracy["std"][name], 100 * robustness["std"][name])
             _our_point(axes, name, *points[name])
     if not points:
         raise UserError(f"{settings['title']}: no activation has both accuracy and robustness yet")
@@ -42,7 +42,7 @@ def draw(rows, settings, published=None):
     axes.set_ylabel("Robustness (%)")
     _equal_trade_off(axes)
     _legend(drawn, bool(published))
-    chance = {name for name in points if marks.any_at_chance([r for r in rows if r["activation"] == name])}
+    chance = {name for name in points if marks.any_at_chance(rows[rows["activation"] == name])}
     if chance:
         _say_chance(axes)
     names.write(drawn, axes, points, theirs, signs=dict.fromkeys(chance, f" {marks.CHANCE_SIGN}"))
