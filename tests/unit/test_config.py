@@ -21,7 +21,6 @@ from kafnets.config.slices import (
     card_settings,
     cells,
     evaluation_settings,
-    fraction,
     iterated_attack,
     lr_range_settings,
     table_settings,
@@ -31,6 +30,7 @@ from kafnets.config.slices import (
 from kafnets.pipeline.params import as_params
 from kafnets.runtime.driver import has_gpu
 from kafnets.runtime.errors import UserError
+from kafnets.runtime.units import fraction
 from snakemake.utils import update_config
 
 from tests.planner import Planner
@@ -863,6 +863,7 @@ def test_slices_hold_what_their_step_needs():
 )
 def test_a_change_of_any_setting_changes_a_param_and_is_short(settings, section):
     params = as_params(lambda changed: changed, section)
+    assert json.loads(params.pop("settings")(settings, output=None)) == settings
     before = {function(settings) for function in params.values()}
     assert max(map(len, before)) < 400
     paths = [(key,) for key in settings if key != section]

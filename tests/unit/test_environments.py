@@ -69,14 +69,28 @@ def read(path):
     return content["channels"], conda, pip
 
 
+def rules():
+    """The text of every rule but the plots'."""
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        yield from re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+
+
+def plots():
+    """The kinds of plots and the text of their entries in the table of plots.smk."""
+    text = (ROOT / "workflow" / "rules" / "plots.smk").read_text(encoding="utf-8")
+    return re.findall(r'^    "(\w+)": {\n(.*?)^    },\n', text, re.MULTILINE | re.DOTALL)
+
+
 def scripts():
     """Every environment's scripts, as the rules say: the environment's name, the script's."""
-    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
-        for rule in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-            if "\n    conda:\n" in rule:
-                (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
-                (script,) = re.findall(r"python {SCRIPT:q}/(\w+[.]py)", rule)
-                yield environment, script
+    for rule in rules():
+        if "\n    conda:\n" in rule:
+            (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
+            (script,) = re.findall(r"python {SCRIPT}/(\w+[.]py)", rule)
+            yield environment, script
+    for kind, entry in plots():
+        (environment,) = re.findall(r'"environment": "(\w+)"', entry) or ["report"]
+        yield f"{environment}.yaml", f"plot_{kind}.py"
 
 
 RULES = sorted(set(scripts()))
@@ -89,10 +103,11 @@ def imported(script):
 
 def test_every_rule_has_an_environment():
     """What runs in Snakemake's own process has none: list_cells."""
-    text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    rules, without = len(re.findall(r"^rule ", text, re.MULTILINE)), text.count("\n    run:\n")
-    assert len(list(scripts())) == rules - without and without == 1
+    without = ["\n    run:\n" in rule for rule in rules()]
+    assert len(list(scripts())) == len(without) - 1 + len(plots()) and sum(without) == 1
     assert {environment for environment, _ in RULES} == {path.name for path in ENVIRONMENTS}
+    drawn = {path.stem.removeprefix("plot_") for path in imports.SCRIPTS.glob("plot_*.py")}
+    assert {kind for kind, _ in plots()} == drawn
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)

@@ -102,7 +102,7 @@ def test_moved_results_are_not_computed_again(elsewhere, tmp_path):
     (fresh / "workflow/scripts/train.py").touch()
     assert "Nothing to be done" in snakemake(fresh, *config, "-n", "--", *TARGETS)
     with open(fresh / "workflow/scripts/train.py", "a", encoding="utf-8") as script:
-        script.write("# edited\n")
+        script.write("EDITED = 1\n")
     assert planned(snakemake(fresh, *config, "-n", "--", *TARGETS))["train"] == 2
 
 
