@@ -10,6 +10,7 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
+import snakemake_patches
 from kafnets import registry
 from kafnets.config.checks import check_keys, check_locale, typed, validate
 from kafnets.config.slices import (
@@ -30,7 +31,6 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import ExecMode
-from snakemake_patches import core, outputs, slurm
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
 # its path in another (--directory, or --snakefile called from elsewhere).
@@ -42,16 +42,16 @@ PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 # The scripts find the library beside them, which this variable would forbid: here and in the jobs, which inherit it.
 os.environ.pop("PYTHONSAFEPATH", None)
 
-slurm.mend()  # the SLURM executor: made after this is read
-core.mend()
-outputs.keep(
-    "download_cifar10",
-    "download_published",
-    "import_published",
-    "train",
-    "lr_range_test",
-    "evaluate",
-    "card",
+snakemake_patches.apply(
+    kept_outputs=(
+        "download_cifar10",
+        "download_published",
+        "import_published",
+        "train",
+        "lr_range_test",
+        "evaluate",
+        "card",
+    )
 )
 
 try:
