@@ -61,7 +61,8 @@ GRID := tests/slurm/test_slurm.py::test_a_large_grid
 
 reliability: $(VENV)/.dev
 	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --reliability tests/RELIABILITY.md --deselect $(GRID) \
-	    tests/slurm tests/faults tests/unit/test_config.py tests/unit/test_data.py tests/unit/test_data_download.py \
+	    tests/slurm tests/faults tests/unit/test_config_values.py tests/unit/test_config_messages.py \
+	    tests/unit/test_config_snakemake.py tests/unit/test_data.py tests/unit/test_data_download.py \
 	    tests/unit/test_models.py tests/unit/test_security.py tests/unit/test_run.py \
 	    tests/workflow/test_large_grid.py
 	python -m pytest --reliability tests/RELIABILITY_GRID.md $(GRID)

@@ -25,6 +25,7 @@ include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/plots.smk"
 
 
 rule all:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -52,6 +53,33 @@ def make_venv(folder):
     script.write_text(f"#!{python}\nimport sys\nfrom snakemake.cli import main\n\nsys.exit(main())\n")
     script.chmod(0o755)
     (folder / ".venv" / ".runtime").touch()
+
+
+def snakemake(folder, *arguments, prefix=(), check=True, **variables):
+    """Runs the snakemake of these tests' environment, which is not activated, in `folder`.
+
+    Args:
+        prefix: a command that starts it.
+        check (bool): whether it must succeed.
+        **variables (str): of its environment.
+    """
+    result = subprocess.run(
+        [*prefix, sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)],
+        cwd=folder,
+        env={**ENVIRONMENT, **variables},
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=1200,
+    )
+    assert not check or result.returncode == 0, result.stdout[-6000:]
+    return result
+
+
+def planned(output):
+    """The job counts of a dry run."""
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
 
 
 def start(folder, *arguments, profile=None, **options):

@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 
 from tests import standin
-from tests.unit.test_environments import CONDA_FORGE, NOT_IN_CONDA_FORGE, NOT_PYTHON, PYPI
+from tests.conda_forge import CONDA_FORGE, NOT_IN_CONDA_FORGE, NOT_PYTHON, PYPI
 
 SITE_PACKAGES = standin.site_packages("").as_posix()
 
@@ -19,7 +19,7 @@ SITE_PACKAGES = standin.site_packages("").as_posix()
 def write(folder):
     """Writes the channel conda-forge to `folder`; CONDA_CHANNEL_ALIAS is to be its address.
 
-    It has what the tables of tests/unit/test_environments.py say, and all that these require.
+    It has what the tables of tests/conda_forge.py say, and all that these require.
     """
     channel = folder / "conda-forge"
     records = [_package(channel, "python", CONDA_FORGE["python"][0], [], _python())]

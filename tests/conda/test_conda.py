@@ -11,9 +11,8 @@ import subprocess
 import pytest
 
 from tests.conda import channel
-from tests.repository import ENVIRONMENT, ROOT, copy_repository
-from tests.unit.test_environments import ENVIRONMENTS
-from tests.workflow.test_pipeline import snakemake
+from tests.conda_forge import ENVIRONMENTS
+from tests.repository import ENVIRONMENT, ROOT, copy_repository, snakemake
 
 pytestmark = pytest.mark.skipif(shutil.which("conda") is None, reason="no conda here")
 

@@ -292,9 +292,9 @@ def test_files_that_code_reads_count_as_they_are(of):
     before = of(files)
     assert of({**files, "mine/kernel.cpp": "int x; // b"}) != before
     assert of({**files, "mine/other.cpp": "int x;"}) == before
-    names = dict(code.files("train.py", code.modules_of([registry.ACTIVATIONS["kaf"]])))
-    assert "piecewise.cpp" in names
-    assert "piecewise.cpp" not in dict(code.files("train.py", code.modules_of([RESNET])))
+    kernel = "kafnets.activations.kaf.cpu/piecewise.cpp"
+    assert kernel in dict(code.files("train.py", code.modules_of([registry.ACTIVATIONS["kaf"]])))
+    assert kernel not in dict(code.files("train.py", code.modules_of([RESNET])))
 
 
 def test_the_library_comes_before_a_users_folder(of):

@@ -13,36 +13,8 @@ import yaml
 from packaging.requirements import Requirement
 
 from tests import imports, standin
+from tests.conda_forge import CONDA_FORGE, ENVIRONMENTS, NOT_IN_CONDA_FORGE, NOT_PYTHON, PYPI
 from tests.repository import ROOT
-
-# What conda-forge has for linux-64: version, when it was looked up, and how.
-RECIPE = "the recipe in conda-forge's feedstock, as a copy of it had it"
-SEEN = "c-compiler of the same recipe, in a list of an environment made from conda-forge"
-NEVER = "told: none, or none as new; that this pip section works was seen with conda 26.7"
-CONDA_FORGE = {
-    "python": ("3.12", "2026-11-27", RECIPE),  # those of the others build for it
-    "pytorch": ("2.11.0", "2026-11-27", RECIPE),
-    "torchvision": ("0.26.0", "2026-11-27", RECIPE),
-    "safetensors": ("0.8.0", "2026-11-27", RECIPE),
-    "scikit-learn": ("1.8.0", "2026-11-27", RECIPE),  # 1.9.1 not found there
-    "numpy": ("2.4.6", "2026-11-27", RECIPE),
-    "scipy": ("1.17.1", "2026-11-27", RECIPE),
-    "statsmodels": ("0.15.0", "2026-11-27", RECIPE),
-    "pandas": ("3.0.3", "2026-11-27", RECIPE),  # 3.1.1 not found there
-    "tqdm": ("4.70.0", "2026-11-27", RECIPE),  # 4.70.1 not found there
-    "pyyaml": ("6.0.3", "2026-11-27", RECIPE),
-    "matplotlib-base": ("3.11.0", "2026-11-27", RECIPE),  # 3.11.2 not found there
-    "cxx-compiler": ("1.11.0", "2026-11-27", SEEN),
-}
-# What it lacks: the newest that it has, or None. For these there is pip.
-NOT_IN_CONDA_FORGE = {
-    "foolbox": ("3.3.1", "2026-11", NEVER),
-    "pyautoattack": (None, "2026-11", NEVER),
-    "tensorflow-cpu": ("2.19.1", "2026-11-27", RECIPE),  # of January 2026; a change to 2.20 was under way
-}
-# Names on PyPI, where these are others there.
-PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}
-NOT_PYTHON = {"python", "cxx-compiler", "pip"}
 
 # With a CUDA build of PyTorch comes Triton; activations/gpu.py asks first whether it is there.
 OPTIONAL = {"triton", "triton.language"}
@@ -51,8 +23,6 @@ NOT_CALLED = {
     "convert_published.py": ("kafnets/published.py:load_weights", "kafnets/runtime/cli.py:settings_argument"),
     "plot_schedule.py": ("kafnets/training/__init__.py:__getattr__",),
 }
-
-ENVIRONMENTS = sorted((ROOT / "envs").glob("*.yaml"))
 
 
 def read(path):
@@ -70,14 +40,28 @@ def read(path):
     return content["channels"], conda, pip
 
 
+def rules():
+    """The text of every rule but the plots'."""
+    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
+        yield from re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+
+
+def plots():
+    """The kinds of plots and the text of their entries in the table of plots.smk."""
+    text = (ROOT / "workflow" / "rules" / "plots.smk").read_text(encoding="utf-8")
+    return re.findall(r'^    "(\w+)": {\n(.*?)^    },\n', text, re.MULTILINE | re.DOTALL)
+
+
 def scripts():
     """Every environment's scripts, as the rules say: the environment's name, the script's."""
-    for path in sorted((ROOT / "workflow" / "rules").glob("*.smk")):
-        for rule in re.split(r"^rule ", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]:
-            if "\n    conda:\n" in rule:
-                (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
-                (script,) = re.findall(r"python {SCRIPT:q}/(\w+[.]py)", rule)
-                yield environment, script
+    for rule in rules():
+        if "\n    conda:\n" in rule:
+            (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
+            (script,) = re.findall(r"python {SCRIPT}/(\w+[.]py)", rule)
+            yield environment, script
+    for kind, entry in plots():
+        (environment,) = re.findall(r'"environment": "(\w+)"', entry) or ["report"]
+        yield f"{environment}.yaml", f"plot_{kind}.py"
 
 
 RULES = sorted(set(scripts()))
@@ -90,10 +74,11 @@ def imported(script):
 
 def test_every_rule_has_an_environment():
     """What runs in Snakemake's own process has none: list_cells."""
-    text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
-    rules, without = len(re.findall(r"^rule ", text, re.MULTILINE)), text.count("\n    run:\n")
-    assert len(list(scripts())) == rules - without and without == 1
+    without = ["\n    run:\n" in rule for rule in rules()]
+    assert len(list(scripts())) == len(without) - 1 + len(plots()) and sum(without) == 1
     assert {environment for environment, _ in RULES} == {path.name for path in ENVIRONMENTS}
+    drawn = {path.stem.removeprefix("plot_") for path in imports.SCRIPTS.glob("plot_*.py")}
+    assert {kind for kind, _ in plots()} == drawn
 
 
 @pytest.mark.parametrize("path", ENVIRONMENTS, ids=lambda path: path.stem)

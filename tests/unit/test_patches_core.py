@@ -1,4 +1,4 @@
-"""What mends Snakemake, in a workflow of two rules."""
+"""The changes to Snakemake, in a workflow of four rules."""
 
 import importlib.metadata
 import json
@@ -18,7 +18,7 @@ SNAKEFILE = f"""
 import sys
 sys.path.insert(0, {str(ROOT / "workflow")!r})
 from snakemake_patches import core
-core.mend()
+core.apply()
 
 rule waits:
     output: "waited"
@@ -79,8 +79,8 @@ def killed(folder):
     (folder / "go").touch()
 
 
-def test_the_mended_version_is_installed():
-    """Another version needs a look: what is mended there by now, what is called otherwise."""
+def test_the_version_that_is_changed_is_installed():
+    """Another one needs a look: what it has corrected by now, what is named otherwise."""
     assert importlib.metadata.version("snakemake") == core.VERSION
 
 

@@ -1,4 +1,4 @@
-"""What mends the SLURM executor plugin; with a real SLURM: tests/slurm/."""
+"""The changes to the SLURM executor plugin; with a real SLURM: tests/slurm/."""
 
 import asyncio
 import importlib.metadata
@@ -8,8 +8,8 @@ import pytest
 from snakemake_patches import slurm
 
 
-def test_the_mended_version_is_installed():
-    """Another version needs a look: what is mended there by now, what is called otherwise."""
+def test_the_version_that_is_changed_is_installed():
+    """Another one needs a look: what it has corrected by now, what is named otherwise."""
     assert importlib.metadata.version("snakemake-executor-plugin-slurm") == slurm.VERSION
 
 

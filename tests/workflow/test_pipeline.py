@@ -14,30 +14,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.repository import ENVIRONMENT, ROOT, copy_repository, make_venv
+from tests.repository import ENVIRONMENT, ROOT, copy_repository, make_venv, planned, snakemake
 
 TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
-
-
-def snakemake(folder, *arguments, check=True):
-    """Runs the snakemake of these tests' environment, which is not activated."""
-    result = subprocess.run(
-        [sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)],
-        cwd=folder,
-        env=ENVIRONMENT,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=1200,
-    )
-    if check:
-        assert result.returncode == 0, result.stdout[-6000:]
-    return result
-
-
-def planned(output):
-    """The job counts of a dry run."""
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,13 @@
 """Where the workflow runs: another folder, an ASCII locale, a fresh clone, an ordinary user's account."""
 
 import os
-import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 import yaml
 
-from tests.repository import ENVIRONMENT, OUT, TINY, copy_repository
+from tests import repository
+from tests.repository import OUT, TINY, copy_repository, planned
 
 # One network with its attack and its card, which needs another network, and the table of it.
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -25,18 +23,8 @@ def configuration(path):
     return path
 
 
-def snakemake(folder, *arguments, prefix=(), check=True, **variables):
-    command = [*prefix, sys.executable, "-m", "snakemake", "--cores", "2", *map(str, arguments)]
-    done = subprocess.run(
-        command, cwd=folder, env={**ENVIRONMENT, **variables}, capture_output=True, timeout=600
-    )
-    words = (done.stdout + done.stderr).decode(errors="replace")
-    assert not check or done.returncode == 0, words[-6000:]
-    return words
-
-
-def planned(words):
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", words, re.MULTILINE)}
+def snakemake(folder, *arguments, **options):
+    return repository.snakemake(folder, *arguments, **options).stdout
 
 
 def contents(folder):
@@ -102,7 +90,7 @@ def test_moved_results_are_not_computed_again(elsewhere, tmp_path):
     (fresh / "workflow/scripts/train.py").touch()
     assert "Nothing to be done" in snakemake(fresh, *config, "-n", "--", *TARGETS)
     with open(fresh / "workflow/scripts/train.py", "a", encoding="utf-8") as script:
-        script.write("# edited\n")
+        script.write("EDITED = 1\n")
     assert planned(snakemake(fresh, *config, "-n", "--", *TARGETS))["train"] == 2
 
 

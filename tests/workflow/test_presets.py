@@ -4,9 +4,8 @@ import csv
 import json
 
 import pytest
-from test_pipeline import snakemake
 
-from tests.repository import copy_repository
+from tests.repository import copy_repository, snakemake
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,8 @@
 import csv
 
 from kafnets.registry import PUBLISHED
-from test_pipeline import planned, snakemake
 
-from tests.repository import ROOT, copy_repository
+from tests.repository import ROOT, copy_repository, planned, snakemake
 
 PRESET = "workflow/presets/published_smoke.yaml"
 

@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
+import snakemake_patches
+
 # The user's own names are those of the configuration, whatever scripts called by hand are told.
 os.environ.pop("KAFNETS_OWN", None)
 
@@ -34,12 +36,12 @@ from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import ExecMode
-from snakemake_patches import core, outputs, slurm
 
 # Before the name of a file of this workflow: nothing in its own folder, so that names stay when the folder moves, and
 # its path in another (--directory, or --snakefile called from elsewhere).
 HERE = "" if os.path.samefile(ROOT, os.curdir) else f"{ROOT.resolve()}/"
-SCRIPT = f"{HERE}workflow/scripts"
+# as it stands in a shell command that Snakemake formats
+SCRIPT = shlex.quote(f"{HERE}workflow/scripts").replace("{", "{{").replace("}", "}}")
 PUBLISHED = f"{HERE}workflow/resources/thesis_results.yaml"
 
 # Where the modules of the user's own names may lie: beside a configuration file, the last first, or here.
@@ -55,16 +57,16 @@ USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_m
 # The scripts find the library beside them, which this variable would forbid: here and in the jobs, which inherit it.
 os.environ.pop("PYTHONSAFEPATH", None)
 
-slurm.mend()  # the SLURM executor: made after this is read
-core.mend()
-outputs.keep(
-    "download_cifar10",
-    "download_published",
-    "import_published",
-    "train",
-    "lr_range_test",
-    "evaluate",
-    "card",
+snakemake_patches.apply(
+    kept_outputs=(
+        "download_cifar10",
+        "download_published",
+        "import_published",
+        "train",
+        "lr_range_test",
+        "evaluate",
+        "card",
+    )
 )
 
 try:
@@ -133,6 +135,50 @@ wildcard_constraints:
     seed="[0-9]+",
 
 
+def code_of(script):
+    """A param: the checksum of the code of a step that looks no name up, for the jobs that this process plans."""
+    return lambda wildcards: code.of_step(script)
+
+
 def prepared_data(wildcards):
     # Large, so compared by date only; its record carries its checksum and is compared by content.
     return ancient(GRID.prepared_record(wildcards).replace(".json", ".safetensors"))
+
+
+ARCHIVE = f"{OUT}/data/raw/cifar-10-python.tar.gz"
+# Earlier versions write-protected it, and Snakemake plans nothing that may replace a protected file.
+with contextlib.suppress(OSError):
+    if not os.access(ARCHIVE, os.W_OK):
+        os.chmod(ARCHIVE, 0o644)
+
+
+def raw_data(wildcards):
+    """The raw files of a data set; none when a package bundles them."""
+    if wildcards.dataset != "cifar10":
+        return []
+    return config["data"]["cifar10"]["source"] or ARCHIVE
+
+
+def published_archive(wildcards):
+    """Where an archive of the thesis's author is, as options of download_published.py."""
+    published = config["data"]["published"]
+    name = registry.PUBLISHED[wildcards.activation]
+    archive = published["archives"][wildcards.activation]
+    return [
+        *("--url", f"{published['url']}/{name}.zip"),
+        *("--bytes", str(archive["bytes"])),
+        *("--sha256", archive["sha256"]),
+    ]
+
+
+def published_weights(wildcards):
+    """The converted weights of one row: in the folder that the configuration names, or made here."""
+    source = config["data"]["published"]["source"]
+    if source is None:
+        return f"{OUT}/data/published/{wildcards.activation}.safetensors"
+    return f"{source}/{registry.PUBLISHED[wildcards.activation]}.safetensors"
+
+
+def list_the_cells(manifest, log):
+    write_sealed(manifest, GRID.manifest())
+    Path(log).write_text(f"{manifest}: {len(GRID.cells)} lines\n", encoding="utf-8")

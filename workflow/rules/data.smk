@@ -10,20 +10,6 @@ localrules:
     prepare_data,
 
 
-ARCHIVE = f"{OUT}/data/raw/cifar-10-python.tar.gz"
-# Earlier versions write-protected it, and Snakemake plans nothing that may replace a protected file.
-with contextlib.suppress(OSError):
-    if not os.access(ARCHIVE, os.W_OK):
-        os.chmod(ARCHIVE, 0o644)
-
-
-def raw_data(wildcards):
-    """The raw files of a data set; none when a package bundles them."""
-    if wildcards.dataset != "cifar10":
-        return []
-    return config["data"]["cifar10"]["source"] or ARCHIVE
-
-
 rule download_cifar10:
     output:
         ARCHIVE,
@@ -37,7 +23,7 @@ rule download_cifar10:
         mem_mb=2000,
         runtime="1h",
     shell:
-        "python {SCRIPT:q}/download_cifar10.py --output {output:q} >> {log:q} 2>&1"
+        f"python {SCRIPT}/download_cifar10.py" " --output {output:q} >> {log:q} 2>&1"
 
 
 rule prepare_data:
@@ -59,5 +45,6 @@ rule prepare_data:
         code=GRID.data_code,
         source=lambda wildcards, input: ["--source", input.raw] if input.raw else [],
     shell:
-        "python {SCRIPT:q}/prepare_data.py --dataset {wildcards.dataset} {params.source:q}"
+        f"python {SCRIPT}/prepare_data.py"
+        " --dataset {wildcards.dataset} {params.source:q}"
         " --output {output.data:q} --record {output.record:q} >> {log:q} 2>&1"

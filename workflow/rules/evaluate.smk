@@ -33,7 +33,8 @@ rule evaluate:
         settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
         code=GRID.evaluation_code,
     shell:
-        "exec python {SCRIPT:q}/evaluate.py --settings {params.settings:q} --model {input.model:q}"
+        f"exec python {SCRIPT}/evaluate.py"
+        " --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
         " --record {output.record:q} --verdicts {output.verdicts:q} --batch-size {resources.batch_size}"

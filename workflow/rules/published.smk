@@ -3,26 +3,6 @@
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
 
 
-def published_archive(wildcards):
-    """Where an archive of the thesis's author is, as options of download_published.py."""
-    published = config["data"]["published"]
-    name = registry.PUBLISHED[wildcards.activation]
-    archive = published["archives"][wildcards.activation]
-    return [
-        *("--url", f"{published['url']}/{name}.zip"),
-        *("--bytes", str(archive["bytes"])),
-        *("--sha256", archive["sha256"]),
-    ]
-
-
-def published_weights(wildcards):
-    """The converted weights of one row: in the folder that the configuration names, or made here."""
-    source = config["data"]["published"]["source"]
-    if source is None:
-        return f"{OUT}/data/published/{wildcards.activation}.safetensors"
-    return f"{source}/{registry.PUBLISHED[wildcards.activation]}.safetensors"
-
-
 localrules:
     download_published,
     convert_published,
@@ -44,7 +24,8 @@ rule download_published:
     params:
         archive=published_archive,
     shell:
-        "python {SCRIPT:q}/download_published.py {params.archive:q} --output {output:q} >> {log:q} 2>&1"
+        f"python {SCRIPT}/download_published.py"
+        " {params.archive:q} --output {output:q} >> {log:q} 2>&1"
 
 
 rule convert_published:
@@ -62,12 +43,13 @@ rule convert_published:
         mem_mb=4000,
         runtime="30m",
     params:
-        code=code.of_step("convert_published.py"),
+        code=code_of("convert_published.py"),
         sha256=lambda wildcards: config["data"]["published"]["archives"][
             wildcards.activation
         ]["sha256"],
     shell:
-        "python {SCRIPT:q}/convert_published.py --row {wildcards.activation} --archive {input.archive:q}"
+        f"python {SCRIPT}/convert_published.py"
+        " --row {wildcards.activation} --archive {input.archive:q}"
         " --sha256 {params.sha256:q} --output {output:q} >> {log:q} 2>&1"
 
 
@@ -92,5 +74,6 @@ rule import_published:
         settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
         code=GRID.training_code("import_published.py"),
     shell:
-        "python {SCRIPT:q}/import_published.py --settings {params.settings:q} --weights {input.weights:q}"
+        f"python {SCRIPT}/import_published.py"
+        " --settings {params.settings:q} --weights {input.weights:q}"
         " --model {output.model:q} --record {output.record:q} --code {params.code:q} >> {log:q} 2>&1"

@@ -28,12 +28,10 @@ rule train:
         runtime="12h",
     params:
         **as_params(lambda wildcards: GRID.training_settings(**wildcards), "training"),
-        settings=lambda wildcards, output: json.dumps(
-            training_settings(config, **wildcards)
-        ),
         code=GRID.training_code("train.py"),
     shell:
-        "exec python {SCRIPT:q}/train.py --settings {params.settings:q} --data {input.data:q}"
+        f"exec python {SCRIPT}/train.py"
+        " --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"
 
@@ -61,11 +59,9 @@ rule lr_range_test:
         **as_params(
             lambda wildcards: lr_range_settings(config, **wildcards), "training"
         ),
-        settings=lambda wildcards, output: json.dumps(
-            lr_range_settings(config, **wildcards)
-        ),
         code=GRID.training_code("lr_range.py"),
     shell:
-        "exec python {SCRIPT:q}/lr_range.py --settings {params.settings:q} --data {input.data:q}"
+        f"exec python {SCRIPT}/lr_range.py"
+        " --settings {params.settings:q} --data {input.data:q}"
         " --csv {output.csv:q} --json {output.json:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"

@@ -1,7 +1,7 @@
-"""Mends Snakemake 9.27.1: its lock after a kill, its logs, the times of its jobs, its words about a report.
+"""Changes to Snakemake 9.27.1: its lock after a kill, its logs, its jobs' times, an error of its report.
 
-The Snakefile calls :func:`mend`, in each process that reads it: also in those that Snakemake starts for
-a job, here or on a cluster. Snakemake, as it is,
+Each process that reads the Snakefile calls :func:`apply`, also those that Snakemake starts for a job, here
+or on a cluster. Without these changes Snakemake
 
 - leaves its lock when it is killed, and refuses to go on; here the lock goes with the process that held it;
 - removes a job's log before the job starts again; here the log is kept, and a line marks each start;
@@ -10,7 +10,8 @@ a job, here or on a cluster. Snakemake, as it is,
   logarithmic, cannot show that;
 - says of a report without results only that some file does not exist.
 
-Another version is left alone: look what it still needs, then change VERSION here or delete this file.
+Another version stays as it is: look which changes it still needs, then change VERSION here or delete this
+file.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ MILLISECOND = 0.001
 
 
 @functools.cache
-def mend():
-    """Puts the functions below in the place of Snakemake's, if it is of that version."""
+def apply():
+    """Replaces functions of Snakemake, if it is of that version, by those below."""
     if importlib.metadata.version("snakemake") != VERSION:
         return
     from snakemake import jobs, report

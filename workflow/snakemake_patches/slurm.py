@@ -1,7 +1,7 @@
-"""Mends snakemake-executor-plugin-slurm 2.8.0: its job arrays, and jobs whose end it never sees.
+"""Changes to snakemake-executor-plugin-slurm 2.8.0: its job arrays, and jobs whose end it never sees.
 
-The Snakefile calls :func:`mend`: it is read before the executor is made. "Issue": of
-github.com/snakemake/snakemake-executor-plugin-slurm. The plugin, as it is,
+The Snakefile, which is read before the executor is made, calls :func:`apply`. "Issue": of
+github.com/snakemake/snakemake-executor-plugin-slurm. Without these changes the plugin
 
 - lets every task of an array wait for the outputs of the first job, and fail without them (issue 447);
   here the array's script holds each task's own command, the one that its job would run by itself;
@@ -12,7 +12,8 @@ github.com/snakemake/snakemake-executor-plugin-slurm. The plugin, as it is,
   a failed node and SLURM does not queue again, and what SLURM has forgotten: it waits for ever;
 - forgets its jobs while slurmctld does not answer, and waits for ever.
 
-Another version is left alone: look what it still needs, then change VERSION here or delete this file.
+Another version stays as it is: look which changes it still needs, then change VERSION here or delete this
+file.
 """
 
 import contextlib
@@ -33,8 +34,8 @@ LOOKS = 2  # in a row, until it is a failure: what may pass by itself (a preempt
 LAST = {"states": {}, "complete": False}
 
 
-def mend():
-    """Puts the functions below in the place of the plugin's, where that is installed in their version."""
+def apply():
+    """Replaces functions of the plugin, where it is installed in that version, by those below."""
     try:
         if importlib.metadata.version("snakemake-executor-plugin-slurm") != VERSION:
             return
@@ -47,7 +48,7 @@ def mend():
         return
     executor.run_jobs, executor.run_array_jobs = run_jobs, run_array_jobs
     executor.check_active_jobs = patient(executor.check_active_jobs)
-    executor.handle_job_success = tidy(executor.handle_job_success)
+    executor.handle_job_success = removing_checkpoints(executor.handle_job_success)
     plugin.query_job_status = query(plugin.query_job_status)
     os.environ["SLURM_BITSTR_LEN"] = "0"  # squeue and sacct print "7_[2-9,12,...]" in full
 
@@ -92,7 +93,7 @@ def command(self, job):
 
     By itself it starts a step and a snakemake for each of its jobs, which takes as long as a small training.
     When one of them fails, Snakemake throws away what the others made; trainings keep their checkpoints until
-    the whole group is done (:func:`tidy`), so that they are written again and not trained again.
+    the whole group is done (:func:`removing_checkpoints`), so that the next attempt need not train again.
     """
     whole = self.format_job_exec(job)
     inside = whole.replace(self.additional_general_args(), f"--cores {job.threads}")
@@ -173,8 +174,8 @@ def submit_array(self, jobs, commands):
 # -- what became of the jobs
 
 
-def tidy(handled):
-    """What the plugin does when a job's outputs are there; what a group kept in case it fails is removed."""
+def removing_checkpoints(handled):
+    """What the plugin does when a job has succeeded; then the checkpoints that a group kept are removed."""
 
     def handle_job_success(self, job):
         handled(self, job)

@@ -78,7 +78,7 @@ def checksum(script, modules=(), beside=()):
 def files(script, modules=(), beside=()):
     """The files of code that a step runs, as (name, path), ordered by name; arguments as of :func:`checksum`.
 
-    The name of a Python file is that of its module, that of another file its file name.
+    The name of a Python file is that of its module, that of a file beside it "module/file".
     """
     found = {}
     queue = [Path(script).stem, *modules]
@@ -89,7 +89,7 @@ def files(script, modules=(), beside=()):
             continue
         found[name] = path
         queue += [*_parents(name), *_imports(path, name)]
-    read = {file.name: file for path in list(found.values()) for file in _read_by(path)}
+    read = {f"{name}/{file.name}": file for name, path in found.items() for file in _read_by(path)}
     return tuple(sorted({**found, **read}.items()))
 
 

@@ -15,14 +15,15 @@ def as_params(of_job, section=None):
     """The settings of a rule's jobs in a few params: Snakemake prints those that changed, old and new.
 
     As one text all would be printed, twice; as a param each, a large grid would take a third longer to plan.
-    The command line's own text of all of them is to be a function of `output` too: such are not compared.
+    The text of all of them for the command line is the param `settings`, which Snakemake does not compare,
+    because it is a function of `output` too.
 
     Args:
         of_job: function of a job's wildcards that returns its settings, JSON values.
         section: the key of a mapping among them with many settings of its own.
 
     Returns:
-        dict: names and functions of the wildcards; together they hold every setting.
+        dict: names and functions of the wildcards; those that are compared hold together every setting.
     """
 
     def outer(settings):
@@ -35,11 +36,12 @@ def as_params(of_job, section=None):
         return lambda wildcards: in_words(chosen(of_job(wildcards)), nested)
 
     named = {"settings": outer, **({section: inner} if section else {})}
-    return {
+    compared = {
         f"{name}_{'nested' if nested else 'plain'}": part(chosen, nested)
         for name, chosen in named.items()
         for nested in (False, True)
     }
+    return {**compared, "settings": lambda wildcards, output: json.dumps(of_job(wildcards))}
 
 
 def in_words(settings, nested):

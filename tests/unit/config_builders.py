@@ -1,0 +1,91 @@
+"""A right configuration, and changes of it that are refused, for the tests of the configuration."""
+
+import copy
+import re
+
+import pytest
+import yaml
+from kafnets.config.checks import validate
+from kafnets.runtime.errors import UserError
+
+from tests.repository import ROOT
+
+SCHEMA = ROOT / "workflow/schemas/config.schema.yaml"
+PUBLISHED = ROOT / "workflow/resources/thesis_results.yaml"
+REFERENCES = tuple(yaml.safe_load(PUBLISHED.read_text()))
+NAME = "tiny"
+EXPERIMENT = ("experiments", NAME)
+
+
+def read(path):
+    return yaml.safe_load(path.read_text())
+
+
+def base():
+    """A right configuration with every kind of setting in it."""
+    config = read(ROOT / "config.yaml")
+    tiny = copy.deepcopy(config["experiments"]["resnet20"])
+    tiny.update(dataset="digits", train_examples=64, test_examples=40, activations=["relu", "kaf"])
+    tiny["activation_arguments"] = {
+        "kaf": {
+            "D": 20,
+            "boundary": 3.0,
+            "bandwidth": "thesis",
+            "std": 0.05,
+            "ridge": 1.0e-6,
+            "kernel": "gaussian",
+            "arithmetic": "float32",
+            "trainable_dictionary": False,
+            "trainable_bandwidth": False,
+        }
+    }
+    tiny["training"]["batch_size"] = 32
+    tiny["training"]["learning_rate"] = {"default": [0.01, 0.1], "kaf": [0.01, 0.2]}
+    config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
+    config["card"]["run"] = [NAME]
+    config["data"]["published"]["archives"] = {"relu": {"bytes": 1_240_603, "sha256": "0" * 64}}
+    return config
+
+
+def of_published_weights():
+    """A right configuration of an experiment that trains nothing."""
+    config = read(ROOT / "config.yaml")
+    judged = copy.deepcopy(config["experiments"]["published"])
+    del judged["beside"]
+    config.update(experiments={NAME: judged}, run=[NAME])
+    config["card"]["run"] = [NAME]
+    return config
+
+
+BASE = base()
+
+
+def changed(path, value, config=BASE):
+    """A copy of `config` with `value` at `path`."""
+    config = copy.deepcopy(config)
+    holder = config
+    for part in path[:-1]:
+        holder = holder[part]
+    holder[path[-1]] = value
+    return config
+
+
+def at(path, config=BASE):
+    for part in path:
+        config = config[part]
+    return config
+
+
+def dotted(path):
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
+
+
+def refused(config):
+    """The one line with which `config` is refused."""
+    with pytest.raises(UserError) as caught:
+        validate(config, SCHEMA, PUBLISHED)
+    message = str(caught.value)
+    assert message.isascii() and message.isprintable(), "more than a plain line"
+    assert len(message) < 1500, "longer than anybody reads"
+    assert re.search(r"; (did you mean \w+\? )?write ", message), "does not say what is allowed"
+    return message

@@ -1,0 +1,131 @@
+"""The configuration in slices: the settings of each step."""
+
+import copy
+import json
+
+import pytest
+from kafnets.config.checks import validate
+from kafnets.config.slices import (
+    card_settings,
+    cells,
+    evaluation_settings,
+    iterated_attack,
+    lr_range_settings,
+    table_settings,
+    training_settings,
+    worst_case_attacks,
+)
+from kafnets.pipeline.params import as_params
+
+from tests.unit.config_builders import (
+    BASE,
+    EXPERIMENT,
+    NAME,
+    PUBLISHED,
+    SCHEMA,
+    changed,
+    refused,
+)
+
+TRANSFER = {"method": "transfer", "eps": "8/255", "step": "2/255", "iterations": 3}
+
+
+def with_transfer(activations=("relu", "kaf"), **settings):
+    config = changed((*EXPERIMENT, "activations"), list(activations))
+    config["evaluation"]["attacks"]["transfer"] = {**TRANSFER, **settings}
+    config["evaluation"]["run"] = ["clean", "pgd", "transfer"]
+    return config
+
+
+def test_transfer_takes_the_models_of_the_other_activations():
+    validate(with_transfer(), SCHEMA, PUBLISHED)
+    config = with_transfer(("relu", "elu", "kaf"))
+    assert evaluation_settings(config, NAME, "elu", 1, "transfer")["sources"] == ["relu", "kaf"]
+    assert "sources" not in evaluation_settings(config, NAME, "elu", 1, "pgd")
+    config = with_transfer(("relu", "elu", "kaf"), sources=["kaf", "elu"])
+    validate(config, SCHEMA, PUBLISHED)
+    assert evaluation_settings(config, NAME, "elu", 1, "transfer")["sources"] == ["kaf"]
+    assert evaluation_settings(config, NAME, "relu", 1, "transfer")["sources"] == ["kaf", "elu"]
+
+
+def test_what_the_worst_case_is_of():
+    config = copy.deepcopy(BASE)
+    pgd = config["evaluation"]["attacks"]["pgd"]
+    config["evaluation"]["attacks"].update(
+        same={"method": "fgsm", "eps": "8.0/255"},
+        larger={**pgd, "eps": "9/255"},
+        round={**pgd, "norm": "l2"},
+        cw={"method": "cw", "eps": "8/255"},
+        distances={"method": "fmn"},
+    )
+    config["evaluation"]["run"] = ["clean", "larger", *("pgd", "thesis_pgd", "round", "cw", "distances")]
+    assert worst_case_attacks(config) == []
+    assert 'headline: "worst_case" needs two' in refused(changed(("evaluation", "headline"), "worst_case"))
+    config["evaluation"]["run"].append("same")
+    validate(config, SCHEMA, PUBLISHED)
+    assert worst_case_attacks(config) == ["pgd", "same"]
+    assert worst_case_attacks(changed(("evaluation", "headline"), "round", config)) == ["round", "cw"]
+    config["evaluation"]["run"].remove("larger")
+    config["evaluation"]["headline"] = "worst_case"
+    validate(config, SCHEMA, PUBLISHED)
+    assert worst_case_attacks(config) == ["pgd", "same"]
+    assert iterated_attack(config) == "pgd"
+    config["evaluation"]["attacks"]["worst_case"] = pgd
+    assert "worst_case" in refused(config)
+
+
+@pytest.mark.parametrize(
+    ("activations", "sources", "expected"),
+    [
+        (
+            ("relu", "kaf"),
+            ["kaff"],
+            'transfer.sources[0]: "kaff" is no activation of tiny; did you mean kaf?',
+        ),
+        (("relu", "kaf"), ["relu", "elu"], 'transfer.sources[1]: "elu" is no activation of tiny'),
+        (("relu", "kaf"), ["kaf"], "no other model to attack kaf from"),
+        (("relu", "kaf"), [], "no other model to attack relu from"),
+        (("relu",), None, "no other model to attack relu from"),
+    ],
+)
+def test_transfer_without_a_model_to_start_from(activations, sources, expected):
+    given = {} if sources is None else {"sources": sources}
+    assert expected in refused(with_transfer(activations, **given))
+
+
+def test_slices_hold_what_their_step_needs():
+    assert cells(BASE) == [(NAME, name, seed) for name in ("relu", "kaf") for seed in (0, 1)]
+    training = training_settings(BASE, NAME, "kaf", 1)
+    assert (
+        training["training"]["learning_rate"] == [0.01, 0.2] and training["activation_arguments"]["D"] == 20
+    )
+    assert training_settings(BASE, NAME, "relu", 0)["training"]["learning_rate"] == [0.01, 0.1]
+    assert "evaluation" not in training and "test_examples" not in training
+    assert lr_range_settings(BASE, NAME, "kaf")["lr_range"] == BASE["lr_range"]
+    attack = evaluation_settings(BASE, NAME, "kaf", 1, "pgd")
+    assert attack["seed"] == 1 and attack["iterations"] == 50 and "training" not in attack
+    assert table_settings(BASE, NAME)["headline"] == "pgd"
+    card = card_settings(BASE, NAME, "kaf", 1)
+    assert card["examples"] == 40, "no more than the experiment has"
+    assert card["card"]["eps"] == "8/255" and not card["card"].keys() & {"run", "sources", "examples"}
+    json.dumps([training, attack, card], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("settings", "section"),
+    [
+        (training_settings(BASE, NAME, "kaf", 1), "training"),
+        (lr_range_settings(BASE, NAME, "kaf"), "training"),
+        (card_settings(BASE, NAME, "kaf", 1), "card"),
+        (table_settings(BASE, NAME), None),
+    ],
+)
+def test_a_change_of_any_setting_changes_a_param_and_is_short(settings, section):
+    params = as_params(lambda changed: changed, section)
+    assert json.loads(params.pop("settings")(settings, output=None)) == settings
+    before = {function(settings) for function in params.values()}
+    assert max(map(len, before)) < 400
+    paths = [(key,) for key in settings if key != section]
+    for path in [*paths, *((section, key) for key in settings.get(section, ()))]:
+        after = {function(changed(path, "another", settings)) for function in params.values()}
+        assert f'{path[-1]}: "another"' in " ".join(after - before)
