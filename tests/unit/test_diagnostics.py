@@ -43,7 +43,7 @@ class Network(nn.Module):
         super().__init__()
         self.specification = {"activation": "swish"}
         self.masked, self.scale = masked, scale
-        self.act = nn.SiLU()
+        self.act = create_activation("swish", 4)
         first = torch.zeros(4, 3, 8, 8)
         first[0] = first[1] = 1 / 64
         first[2, :, :, :4] = first[3, :, :, 4:] = 1 / 32

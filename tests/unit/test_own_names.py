@@ -177,7 +177,7 @@ def test_a_data_set_is_what_its_entry_says(folder):
     (folder / "own_data.py").write_text(
         "import torch\nfrom kafnets.data.dataset import Dataset\n\n\ndef prepare(source):\n"
         "    images, labels = torch.zeros(4, 1, 8, 8, dtype=torch.uint8), torch.arange(4) % 2\n"
-        "    return Dataset('own', images, labels, images, labels, ('a', 'b'), 'here')\n"
+        "    return Dataset('own', images, labels, images.clone(), labels.clone(), ('a', 'b'), 'here')\n"
     )
     facts = {"target": "own_data:prepare", "examples": [4, 4], "classes": 2, "channels": 1, "size": 9}
     registry.adopt({"datasets": {"own": facts}}, [folder])
