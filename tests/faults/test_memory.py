@@ -9,8 +9,8 @@ from kafnets.evaluation.judge import Memory, evaluate
 from kafnets.models import create_model
 from kafnets.runtime.errors import UserError, is_out_of_memory
 from kafnets.runtime.interruption import Interrupted
-from kafnets.training import training
 from torch import nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from tests.scripts import config, log_of, script, training_arguments
 
@@ -134,18 +134,12 @@ def test_not_even_one_image_fits(data):
 
 def run_in_full_memory(most, where, *arguments):
     """What a forked process runs: a script whose networks refuse more than `most` images in training mode."""
-    create = training.create_model
 
     def refuse(module, inputs):
         if module.training or where == "anywhere":
-            Full(most)(*inputs)
+            Full(most).forward(*inputs)
 
-    def limited(*arguments, **options):
-        model = create(*arguments, **options)
-        model.register_forward_pre_hook(refuse)
-        return model
-
-    training.create_model = limited
+    register_module_forward_pre_hook(refuse)  # of all modules: a network with a hook of its own is not saved
     script(*arguments)
 
 
