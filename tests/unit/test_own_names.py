@@ -13,10 +13,11 @@ from kafnets import create_model, load_model, registry, save_model
 from kafnets.activations import layers_of
 from kafnets.config.checks import validate
 from kafnets.config.slices import training_settings
+from kafnets.models.create import count_parameters
 from kafnets.pipeline import code
 from kafnets.report.plots import style
 from kafnets.runtime.errors import UserError
-from kafnets.training.loop import count_parameters, parameter_groups
+from kafnets.training.training import parameter_groups
 
 from tests.repository import ENVIRONMENT, ROOT
 
@@ -134,9 +135,8 @@ def test_the_code_of_a_cell_has_the_users_module(folder):
     check(with_own({"mixed": MIXED}), folder)
 
     def of(name):
-        code._imports.cache_clear()
-        code._tree.cache_clear()
-        code._of_step.cache_clear()
+        for cached in (code._of_step, code.files, code._file_of, code._source):
+            cached.cache_clear()
         return code.of_step("train.py", [registry.ACTIVATIONS[name]])
 
     before = of("mixed"), of("relu")

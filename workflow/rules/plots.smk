@@ -11,7 +11,8 @@ CARD = {
     "tensors": f"{OUT}/cards/{CELL}.safetensors",
 }
 # Of a kind of plot: `label`, its name in the report; `input` and `params` of its rule; `options` of its script beside
-# --pdf and --png; `of`, the end of its files' names where there is one a network; `environment`, if it needs torch.
+# --pdf and --png; `of`, the end of its files' names where there is one a network; `environment`, if it needs torch; `code`, if it makes
+# networks.
 PLOTS = {
     "tradeoff": {
         "label": "accuracy against robustness",
@@ -57,6 +58,7 @@ PLOTS = {
         },
         "options": "--model {input.model:q} --record {input.record:q}",
         "environment": "train",
+        "code": GRID.network_code("plot_kafs.py"),
     },
     "lr_range": {
         "label": "learning-rate range test",
@@ -136,7 +138,7 @@ for kind, plot in PLOTS.items():
             runtime="30m",
         params:
             **plot.get("params", {}),
-            code=code_of(f"plot_{kind}.py"),
+            code=plot.get("code", code_of(f"plot_{kind}.py")),
         shell:
             f"python {SCRIPT}/plot_{kind}.py {plot['options']}"
             " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"

@@ -252,6 +252,10 @@ class Grid:
 
         return of_cell
 
+    def network_code(self, script):
+        """A function of wildcards: what a step runs that makes the network of that cell."""
+        return lambda wildcards: code.of_step(script, self._network(wildcards, wildcards.activation))
+
     def evaluation_code(self, wildcards):
         method = self.config["evaluation"]["attacks"][wildcards.attack]["method"]
         sources = slices.source_activations(
