@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 from kafnets import create_model, load_model, load_state_dict, published, registry, save_model
+from kafnets.runtime import filetypes
 from kafnets.runtime.errors import UserError
-from safetensors.torch import save
+from safetensors.torch import save, save_file
 from torch import nn
 
 CONTENT = save({"a": torch.ones(100)})
@@ -132,3 +133,14 @@ def test_a_damaged_tensor_file_that_looks_whole(tmp_path):
     os.truncate(tmp_path / "model.safetensors", 100_000)
     with pytest.raises(UserError, match="cut short"):
         load_model(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("size", [640, 896, 1152, 1408])
+def test_the_size_of_a_header_may_look_like_a_pickle(tmp_path, size):
+    path = tmp_path / "model.safetensors"
+    for length in range(size):
+        save_file({"weight": torch.ones(2)}, path, {"note": "x" * length})
+        if path.read_bytes()[:8] == size.to_bytes(8, "little"):
+            break
+    assert path.read_bytes()[0] == 0x80
+    assert filetypes.recognise(path) == filetypes.SAFETENSORS

@@ -78,6 +78,9 @@ def _kind(file, start, size):
         return _zip(file)
     if _TORCH_BEFORE_1_6 in start[:32]:
         return TORCH
+    # before the others: the size of a header may begin as a pickle does (0x280 = 640, 0x380, ...)
+    if start[4:9] == b"\0\0\0\0{":
+        return _safetensors(file, size)
     for beginning, found in _STARTS:
         if start.startswith(beginning):
             return found
