@@ -44,6 +44,9 @@ ELSEWHERE = {
     "snakemake --snakefile /path/to/clone/Snakefile": (
         "tests/workflow/test_places.py::test_another_folder_and_a_narrow_locale"
     ),
+    "snakemake --cores 8 --configfile mine.yaml": (
+        "tests/workflow/test_recipes.py::test_the_example_of_the_page"
+    ),
     "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
         "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"

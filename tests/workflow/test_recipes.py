@@ -90,13 +90,26 @@ def prepare(source=None):
     images[:, :, 4:12] += (50 * labels).to(torch.uint8)[:, None, None, None]
     return Dataset("bars", images[:80], labels[:80], images[80:], labels[80:], ("low", "mid", "high"), "here")
 '''
-ADVERSARY = '''"""An adversary for training."""
+METHOD = '''"""A training method."""
+
+from dataclasses import dataclass
 
 import torch
+from torch.nn import functional
+
+from .base import Method, Update
 
 
-def noise(loss, images, *, eps):
-    return (images + torch.empty_like(images).uniform_(-eps, eps)).clamp(0, 1)
+@dataclass(frozen=True, kw_only=True)
+class Noise(Method):
+    """The mean cross-entropy on images with random noise."""
+
+    eps: float
+
+    def update(self, network, images, labels, state):
+        noisy = (images + torch.empty_like(images).uniform_(-self.eps, self.eps)).clamp(0, 1)
+        logits = network(noisy)
+        return Update(functional.cross_entropy(logits, labels), logits, noisy)
 '''
 
 LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "prelu": "PReLU"}
@@ -164,7 +177,7 @@ REGISTRY = {
         '"prelu": Entry("torch.nn:PReLU", label="PReLU", learns=True, settings={"init": {"type": "number"}}),'
     ),
     "ARCHITECTURES": '"small": Entry("kafnets.models.mine:Small", settings={"width": {"type": "integer"}}),',
-    "ADVERSARIES": '"noise": Entry("kafnets.training.methods.mine:noise", required=("eps",)),',
+    "ADVERSARIES": '"noise": Entry("kafnets.training.methods.mine:Noise", required=("eps",)),',
     "ATTACKS": (
         '"corners": Entry("kafnets.attacks.mine:corners", label="corners", required=("radius",),'
         ' optional=("samples",), settings={"radius": "fraction"}),'
@@ -178,7 +191,7 @@ def test_in_the_repository(tmp_path):
     folder = copy_repository(tmp_path / "repository")
     library = folder / "workflow/scripts/kafnets"
     rooms = {"activations": ACTIVATIONS, "models": NETWORK, "attacks": ATTACK, "data": DATA}
-    for room, text in (*rooms.items(), ("training/methods", ADVERSARY)):
+    for room, text in (*rooms.items(), ("training/methods", METHOD)):
         (library / room / "mine.py").write_text(text)
     registry = (library / "registry.py").read_text()
     for table, line in REGISTRY.items():
@@ -194,6 +207,16 @@ def test_in_the_repository(tmp_path):
     check_results(folder / "results/mine", activations)
     with open(folder / "results/mine/cards/mine.csv", encoding="utf-8") as file:
         assert [row["activation"] for row in csv.DictReader(file)] == activations
+
+
+def test_the_example_of_the_page(tmp_path):
+    """docs/recipes.md, as it stands there: what snakemake would do."""
+    page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
+    (example,) = re.findall("^```yaml\n(# mine.yaml.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+    (tmp_path / "my_module.py").write_text("from torch import nn\n\n\nclass Mine(nn.PReLU): ...\n")
+    where = ["--snakefile", ROOT / "Snakefile", "--configfile", tmp_path / "mine.yaml"]
+    assert planned(snakemake(tmp_path, *where, "-n"))["train"] == 3
 
 
 OWN = {
