@@ -19,7 +19,7 @@ the bound explains, by an exact test at LEVEL:
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..chance import at_most, most_expected
+from ..chance import WITHOUT_GRADIENT, at_most, most_expected
 
 # Of the one-sided tests. At most one in twenty networks that are just at a bound fails that check; of those
 # at half of a bound of 2 %, 0.3 % do by 30 images and 0.05 % by 100.
@@ -31,10 +31,6 @@ SLACK = 0.02
 
 # What an attack without bounds may leave: pixels that move by half their range or more can show any image.
 LEFT_AT_LARGEST = 0.01
-
-# The share of images that may have no gradient. A gradient attack cannot move them, so they are robust for no
-# reason; a share within the noise of the accuracy does no harm.
-WITHOUT_GRADIENT = 0.01
 
 # The share of images whose loss one step of the attack along the gradient must raise, above what a step along
 # a random direction of the same size does: of the others the gradient says nothing.

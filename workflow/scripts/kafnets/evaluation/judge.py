@@ -9,8 +9,7 @@ from ..attacks.arguments import as_pixels
 from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict, seeded
 from ..attacks.expectation import Expectation
 from ..attacks.losses import margins, most_margin
-from ..chance import is_too_many
-from ..diagnostics.checks import WITHOUT_GRADIENT
+from ..chance import WITHOUT_GRADIENT, is_too_many
 from ..entry import RADIUS
 from ..registry import ATTACKS, lookup
 from ..runtime import checkpoint

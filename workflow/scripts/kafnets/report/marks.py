@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..chance import is_too_many
-from ..diagnostics.checks import WITHOUT_GRADIENT
+from ..chance import WITHOUT_GRADIENT, is_too_many
 from ..registry import DATASETS
 from . import statistics
 from .summary import OVERFITTING

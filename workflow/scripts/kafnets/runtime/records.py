@@ -55,7 +55,7 @@ def of_weights(path, weights):
     return record
 
 
-def tells_of(path, facts, files):
+def describes(path, facts, files):
     """Whether the file `path` holds a whole record with these keys, and of these files as they are.
 
     Args:
@@ -78,12 +78,12 @@ def is_made(path, facts, files, waited=False):
 
     Args:
         path (Path): the record.
-        facts (dict): as :func:`tells_of` takes them; among them `code`, the version of the code. Where that
+        facts (dict): as :func:`describes` takes them; among them `code`, the version of the code. Where that
             is empty, an earlier call may have run other code: only what was made while we waited counts.
-        files (dict): as :func:`tells_of` takes them.
+        files (dict): as :func:`describes` takes them.
         waited (bool): whether another process was at it until now.
     """
-    if (waited or facts["code"]) and tells_of(path, facts, files):
+    if (waited or facts["code"]) and describes(path, facts, files):
         return True
     if facts["code"]:
         for file in (path, *files.values()):
