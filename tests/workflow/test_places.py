@@ -120,11 +120,12 @@ def ordinary():
 
 @pytest.mark.parametrize("change", [["--forceall"], []])
 def test_a_write_protected_archive_stops_no_ordinary_user(clone, tmp_path, ordinary, change):
-    """Of an earlier version; the script that downloads it is newer."""
+    """Of an earlier version. A newer script fetches nothing again: the checksum says what is there."""
     archive = tmp_path / "results/data/raw/cifar-10-python.tar.gz"
     archive.parent.mkdir(parents=True)
     archive.touch(mode=0o444)
     os.utime(archive, (1e9, 1e9))
     where = ("--snakefile", clone / "Snakefile", "--directory", tmp_path)
     words = snakemake(tmp_path, *where, *change, "-n", "--", archive.relative_to(tmp_path), prefix=ordinary)
-    assert planned(words)["download_cifar10"] == 1
+    assert planned(words).get("download_cifar10", 0) == len(change)
+    assert change or "Nothing to be done" in words
