@@ -110,7 +110,8 @@ PLOTS = {
 
 
 # Jobs of seconds: on a cluster they run on the submitting host.
-for kind, plot in PLOTS.items():
+def plot_rule(kind, plot):
+    # A function, because a shell command is put together when its job runs: in a loop all would be the last one's.
     name = f"{{experiment}}/{kind}{plot.get('of', '')}"
 
     rule:
@@ -142,3 +143,7 @@ for kind, plot in PLOTS.items():
         shell:
             f"python {SCRIPT}/plot_{kind}.py {plot['options']}"
             " --pdf {output.pdf:q} --png {output.png:q} >> {log:q} 2>&1"
+
+
+for kind, plot in PLOTS.items():
+    plot_rule(kind, plot)
