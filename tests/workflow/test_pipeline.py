@@ -149,8 +149,8 @@ def test_what_changes_no_code_plans_nothing(folder):
     changes[f"{LIBRARY}/activations/mine.py"] = lambda text: (
         "from torch import nn\n\n\nclass Mine(nn.ReLU): ...\n"
     )
-    line = '    "mine": Entry("kafnets.activations.mine:Mine", label="Mine"),\n    "relu": Entry('
-    changes[f"{LIBRARY}/registry.py"] = replaced('    "relu": Entry(', line)
+    line = 'ACTIVATIONS = {\n    "mine": Entry("kafnets.activations.mine:Mine", label="Mine"),\n'
+    changes[f"{LIBRARY}/registry.py"] = replaced("ACTIVATIONS = {\n", line)
     changes[f"{LIBRARY}/models/empty.py"] = lambda text: ""
     with edited(folder, changes):
         assert "Nothing to be done" in tiny(folder, "-n").stdout
