@@ -25,7 +25,6 @@ NOT_CALLED = {
         "kafnets/runtime/cli.py:settings_argument",
         "kafnets/registry.py:_adopt_from_environment",  # which a job is given as JSON
     ),
-    "plot_schedule.py": ("kafnets/training/__init__.py:__getattr__",),
 }
 
 

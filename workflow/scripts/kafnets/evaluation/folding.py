@@ -63,10 +63,15 @@ def _has_hooks(module):
 
 
 def _is_plain(node, modules, kind):
-    """A call of a layer that is `kind` itself: a subclass, or a parametrized one, may compute anything."""
+    """A call of a layer that is `kind` itself: a subclass, or a parametrized one, may compute anything.
+
+    A class that does not says so itself (`scales_with_weight`); one derived from it would have to say it again.
+    """
     if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return False
-    return type(modules[node.target]) is kind and not _has_hooks(modules[node.target])
+    layer = modules[node.target]
+    declared = isinstance(layer, kind) and vars(type(layer)).get("scales_with_weight", False)
+    return (type(layer) is kind or declared) and not _has_hooks(layer)
 
 
 def _is_private_convolution(node, modules):

@@ -21,6 +21,8 @@ TRUNCATED_STD = 0.87962566103423978
 class SameConv2d(nn.Conv2d):
     """A convolution padded as TensorFlow's "SAME": with stride 2 and even sizes, bottom and right only."""
 
+    scales_with_weight = True  # and shifts with its bias, as evaluation/folding.py may do with it
+
     def forward(self, x):
         rows, columns = (
             _same_padding(size, kernel, stride)
