@@ -128,20 +128,35 @@ def test_what_may_unpickle_or_evaluate_is_seen(source):
     assert list(unsafe(source))
 
 
+# What a rule file puts into a command itself: quoted where it is made, or a text of that file.
+MADE_THERE = {"SCRIPT", "kind", "plot['options']"}
+
+
+def commands(text):
+    """The shell commands of a rule file as Snakemake formats them, and the options of plots."""
+    found = re.findall(r'\n +shell:\n((?: +f?".*"\n)+)', text)
+    # no command is written in a way that this does not see
+    assert len(found) == len(re.findall(r"\b(?:shell *[:(]|(?:script|notebook|wrapper|cwl):)", text))
+    found += re.findall(r'"options": ((?:(?:\n? +)?f?".*"\n?)+|EXPERIMENT),', text)
+    for prefix, words in re.findall(r'(f?)"((?:[^"\\]|\\.)*)"', "".join(found)):
+        if prefix:
+            names = set(re.findall(r"(?<!{){([^{}]+)}(?!})", words))
+            assert names <= MADE_THERE | {"EXPERIMENT"}, words
+            words = re.sub(r"(?<!{){[^{}]+}(?!})", "", words).replace("{{", "{").replace("}}", "}")
+        yield words
+
+
 @pytest.mark.parametrize("path", RULES, ids=lambda path: path.name)
 def test_commands_quote_what_they_are_given(path):
     """Every placeholder of a shell command is quoted, or can hold nothing that needs it."""
-    text = path.read_text()
-    commands = re.findall(r'\n    shell:\n((?:        ".*"\n)+)', text)
-    # no command is written in a way that this does not see
-    assert len(commands) == len(
-        re.findall(r"\b(?:shell *[:(]|(?<!input[.])(?:script|notebook|wrapper|cwl):)", text)
-    )
-    for command in commands:
-        for placeholder in re.findall(r"(?<!{){([^{}]+)}(?!})", command):
-            assert placeholder.endswith(":q") or PLAIN.fullmatch(placeholder), (
-                f"{{{placeholder}}} in {command}"
-            )
+    for words in commands(path.read_text(encoding="utf-8")):
+        for placeholder in re.findall(r"{([^{}]+)}", words):
+            assert placeholder.endswith(":q") or PLAIN.fullmatch(placeholder), f"{{{placeholder}}} in {words}"
+
+
+def test_the_folder_of_scripts_is_quoted():
+    common = (ROOT / "workflow" / "rules" / "common.smk").read_text(encoding="utf-8")
+    assert 'SCRIPT = shlex.quote(f"{HERE}workflow/scripts")' in common
 
 
 HOSTILE = "a  b; $(touch pwned) `touch pwned` ' \" && touch pwned | *"

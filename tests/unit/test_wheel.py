@@ -119,7 +119,7 @@ def attempt(name, call):
 
 WITHOUT = """
 import kafnets
-from kafnets.config import checks
+from kafnets.config import shape
 from kafnets.data.cifar10 import download_cifar10
 from kafnets.report import statistics, summary
 
@@ -131,7 +131,7 @@ attempt("digits", kafnets.data.prepare_digits)
 attempt("cifar10", lambda: download_cifar10("absent.tar.gz"))
 attempt("wilson", lambda: statistics.wilson(1, 2))
 attempt("rows", lambda: summary.as_frame([]))
-attempt("schema", lambda: checks._check_shape({}, {}))
+attempt("schema", lambda: shape.check_shape({}, {}))
 """
 
 EXTRAS = {

@@ -65,7 +65,7 @@ def _has_hooks(module):
 def _is_plain(node, modules, kind):
     """A call of a layer that is `kind` itself: a subclass, or a parametrized one, may compute anything.
 
-    A class that does not says so itself (`scales_with_weight`); one derived from it would have to say it again.
+    A class that does not says so itself (`scales_with_weight`); one derived from it has to say it again.
     """
     if not isinstance(node, fx.Node) or node.op != "call_module" or len(node.args) != 1 or node.kwargs:
         return False
