@@ -1,0 +1,1 @@
+"""The networks' layers computed several at a time, for training."""
