@@ -24,8 +24,8 @@ demo: $(VENV)/.runtime
 # tests/slurm runs where slurm-wlm and munge are installed, as root, and is skipped elsewhere; after the others, for
 # its jobs take all cores
 test: $(VENV)/.dev
-	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --ignore tests/slurm
-	python -m pytest -m "not slow" tests/slurm
+	python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow" --durations 20 --ignore tests/slurm
+	python -m pytest -m "not slow" --durations 20 tests/slurm
 
 # on a real SLURM that the tests start from Debian's packages (slurm-wlm, munge; for the one with accounts also
 # slurmdbd, mariadb-server, mariadb-client), as root

@@ -1,5 +1,6 @@
 """What the tests share."""
 
+import collections
 import datetime
 import os
 import shutil
@@ -123,9 +124,41 @@ def tally():
     return TALLY
 
 
+# beside the whole of tests/workflow and tests/faults what takes most of a minute, the longest first
+LONG = [
+    "test_config_snakemake.py",
+    "test_code.py",
+    "test_wheel.py",
+    "test_plots.py",
+    "test_methods.py",
+    "test_activations_backends.py",
+]
+
+
+def place(item):
+    """Before what a test has its turn."""
+    if item.path.parent.name in ("workflow", "faults"):
+        return ("workflow", "faults").index(item.path.parent.name)
+    return 2 + (LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 def pytest_collection_modifyitems(items):
     """What takes longest first, so that the processes of `pytest -n 2` end together."""
-    items.sort(key=lambda item: "workflow" not in item.path.parts)
+    items.sort(key=place)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """With `--durations N` the N files that took longest too: so that growth is seen."""
+    if not config.getoption("durations"):
+        return
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid.partition("::")[0]] += report.duration
+    terminalreporter.section(f"slowest files, of {sum(seconds.values()):.0f} s")
+    for file, duration in seconds.most_common(config.getoption("durations")):
+        terminalreporter.write_line(f"{duration:7.1f}s {file}")
 
 
 def pytest_addoption(parser):

@@ -82,9 +82,9 @@ def planned(output):
     return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
 
 
-def start(folder, *arguments, profile=None, **options):
+def start(folder, *arguments, profile=None, program=("-m", "snakemake"), **options):
     """Starts snakemake on the tiny grid in `folder`, its words in folder/snakemake.out."""
-    command = [sys.executable, "-m", "snakemake", "--configfile", str(TINY)]
+    command = [sys.executable, *map(str, program), "--configfile", str(TINY)]
     command += ["--workflow-profile", profile] if profile else ["--cores", "2"]
     with open(folder / "snakemake.out", "wb") as output:
         return subprocess.Popen(

@@ -35,6 +35,7 @@ from tests.repository import (
 
 pytestmark = pytest.mark.skipif(not REQUIRED and unavailable() is not None, reason=unavailable() or "")
 
+OFTEN = Path(__file__).with_name("often.py")
 PROFILE = [
     "--slurm-init-seconds-before-status-checks",
     "2",
@@ -101,7 +102,7 @@ def slurm(cluster, tally):
     def start_one(folder, *arguments, config=()):
         folders.append(folder)
         arguments = [*arguments, *PROFILE, "--config", "device=cpu", *config]
-        started.append(start(folder, *arguments, profile="profiles/slurm"))
+        started.append(start(folder, *arguments, profile="profiles/slurm", program=[OFTEN]))
         return started[-1]
 
     yield start_one

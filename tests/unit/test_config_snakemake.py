@@ -1,4 +1,7 @@
-"""Wrong configurations through Snakemake itself: it ends before any job, with one message."""
+"""Wrong configurations through Snakemake itself: it ends before any job, with one message.
+
+A sample, for each costs a process: thousands go through the same check in test_config_values.py.
+"""
 
 import json
 import re
@@ -62,7 +65,7 @@ def ways(dry):
     return ["-n"] if dry else []
 
 
-@settings(generated, max_examples=150)
+@settings(generated, max_examples=80)
 @given(path=st.sampled_from(list(RIGHT)), value=values, dry=st.booleans())
 def test_snakemake_refuses_a_wrong_file(planner, folder, tally, path, value, dry):
     try:
@@ -90,7 +93,7 @@ GIVEN = [path for path in RIGHT if len(path) > 1]
 texts = st.sampled_from(HOSTILE + ODDITIES) | st.text(max_size=20) | st.integers().map(str)
 
 
-@settings(generated, max_examples=150)
+@settings(generated, max_examples=80)
 @given(path=st.sampled_from(GIVEN), text=texts, dry=st.booleans())
 @example(path=("seeds", 0), text="2020-99-99", dry=True)
 @example(path=("seeds", 0), text="1" * 5000, dry=True)
@@ -195,11 +198,11 @@ def test_cuda_without_a_gpu_ends_before_any_job(planner, folder, tmp_path):
     assert not re.search("^(rule |localrule )", words, re.MULTILINE)
 
 
-def test_hundreds_were_wrong(request, tally):
+def test_more_than_a_hundred_were_wrong(request, tally):
     """After the tests above: how many of what they generated was wrong."""
     here = {item.originalname for item in request.session.items if item.path == request.path}
     names = {name for name, test in globals().items() if hasattr(test, "hypothesis")}
     if not names <= here:
         pytest.skip("only a part of this file is run")
     assert len(names) == 2
-    assert tally.rows["wrong configurations through snakemake"]["tried"] >= 200
+    assert tally.rows["wrong configurations through snakemake"]["tried"] > 100

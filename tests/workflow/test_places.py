@@ -1,6 +1,7 @@
 """Where the workflow runs: another folder, an ASCII locale, a fresh clone, an ordinary user's account."""
 
 import os
+import re
 import shutil
 
 import pytest
@@ -73,7 +74,7 @@ def test_a_folder_that_the_locale_cannot_name_is_refused_in_one_line(clone, tmp_
     snakemake(tmp_path, *where, "-n", LC_ALL="C.UTF-8")
 
 
-def test_moved_results_are_not_computed_again(elsewhere, tmp_path):
+def test_moved_results_are_not_computed_again(plan, elsewhere, tmp_path):
     """They come without Snakemake's notes and, as by scp, with any dates: what README says of moving them."""
     fresh = copy_repository(tmp_path / "fresh")
     shutil.copytree(elsewhere / OUT, fresh / OUT, copy_function=shutil.copyfile)
@@ -88,23 +89,26 @@ def test_moved_results_are_not_computed_again(elsewhere, tmp_path):
     assert contents(fresh) == before
 
     (fresh / "workflow/scripts/train.py").touch()
-    assert "Nothing to be done" in snakemake(fresh, *config, "-n", "--", *TARGETS)
+    assert "Nothing to be done" in plan(fresh, *config, "-n", "--", *TARGETS)
     with open(fresh / "workflow/scripts/train.py", "a", encoding="utf-8") as script:
         script.write("EDITED = 1\n")
-    assert planned(snakemake(fresh, *config, "-n", "--", *TARGETS))["train"] == 2
+    assert planned(plan(fresh, *config, "-n", "--", *TARGETS))["train"] == 2
 
 
 def test_old_results_do_not_outlive_a_failure(elsewhere, tmp_path):
-    """The training with new settings fails: the old network must not be taken for its result."""
+    """The training with new settings fails, in one line: the old network must not be taken for its result."""
     fresh = copy_repository(tmp_path / "fresh")
     shutil.copytree(elsewhere / OUT, fresh / OUT)
     settings = yaml.safe_load((elsewhere / "small.yaml").read_text(encoding="utf-8"))
     training = settings["experiments"]["tiny"]["training"]
+    # a penalty that multiplies the weights by a number far below -1 in every step: they overflow
     training |= {"learning_rate": {"default": [99, 100]}, "l2": {"conv": 1.0, "dense": 1.0}, "epochs": 12}
     (fresh / "wrong.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     model = f"{OUT}/models/tiny/relu/seed0/model.safetensors"
-    words = snakemake(fresh, "--configfile", "wrong.yaml", "--forceall", "--", model, check=False)
-    assert "is not finite" in words and not (fresh / model).exists()
+    result = repository.snakemake(fresh, "--configfile", "wrong.yaml", "--forceall", "--", model, check=False)
+    assert result.returncode != 0 and not (fresh / model).exists()
+    line = r"^error: training stopped at epoch \d+, step \d+ of \d+: .* is not finite"
+    assert re.search(line, result.stdout, re.MULTILINE), result.stdout
 
 
 @pytest.fixture(scope="module")

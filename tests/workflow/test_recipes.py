@@ -9,7 +9,7 @@ import sys
 import pytest
 import yaml
 
-from tests.repository import ENVIRONMENT, ROOT, copy_repository
+from tests.repository import ENVIRONMENT, ROOT, copy_repository, planned
 
 TINY = ROOT / "tests" / "workflow" / "tiny.yaml"
 
@@ -150,11 +150,6 @@ def snakemake(folder, *arguments, check=True):
     return result.stdout
 
 
-def planned(output):
-    """The job counts of a dry run."""
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", output, re.MULTILINE)}
-
-
 def check_results(out, activations):
     with open(out / "summary.csv", encoding="utf-8") as file:
         rows = [(row["activation"], row["attack"]) for row in csv.DictReader(file)]
@@ -209,14 +204,13 @@ def test_in_the_repository(tmp_path):
         assert [row["activation"] for row in csv.DictReader(file)] == activations
 
 
-def test_the_example_of_the_page(tmp_path):
+def test_the_example_of_the_page(plan, tmp_path):
     """docs/recipes.md, as it stands there: what snakemake would do."""
     page = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     (example,) = re.findall("^```yaml\n(# mine.yaml.*?)^```", page, re.MULTILINE | re.DOTALL)
     (tmp_path / "mine.yaml").write_text(example)
     (tmp_path / "my_module.py").write_text("from torch import nn\n\n\nclass Mine(nn.PReLU): ...\n")
-    where = ["--snakefile", ROOT / "Snakefile", "--configfile", tmp_path / "mine.yaml"]
-    assert planned(snakemake(tmp_path, *where, "-n"))["train"] == 3
+    assert planned(plan(tmp_path, "--configfile", tmp_path / "mine.yaml", "-n"))["train"] == 3
 
 
 OWN = {
@@ -259,19 +253,14 @@ def own(tmp_path_factory):
     config = experiment({"name": "fbf", "eps": "16/255", "step": "20/255"}, ["bent", "scaled"])
     (beside / "overlay.yaml").write_text(yaml.safe_dump({**config, **OWN}))
     work = tmp_path_factory.mktemp("work")
-    run(work, beside)
+    snakemake(work, "--snakefile", ROOT / "Snakefile", "--configfile", beside / "overlay.yaml")
     return work, beside
 
 
-def run(work, beside, *arguments, **options):
-    where = ["--snakefile", ROOT / "Snakefile", "--configfile", beside / "overlay.yaml"]
-    return snakemake(work, *where, *arguments, **options)
-
-
-def test_names_of_ones_own(own):
+def test_names_of_ones_own(own, plan):
     work, beside = own
     check_results(work / "results/mine", ["bent", "scaled"])
-    assert "Nothing to be done" in run(work, beside, "-n")
+    assert "Nothing to be done" in plan(work, "--configfile", beside / "overlay.yaml", "-n")
 
 
 @pytest.mark.parametrize(
@@ -283,13 +272,13 @@ def test_names_of_ones_own(own):
         ("my_network", ('"""A network."""', "# a comment"), {}),
     ],
 )
-def test_an_edit_of_ones_own_file_plans_its_cells(own, name, change, jobs):
+def test_an_edit_of_ones_own_file_plans_its_cells(own, plan, name, change, jobs):
     work, beside = own
     file = beside / f"{name}.py"
     text = file.read_text()
     try:
         file.write_text(text.replace(*change))
-        found = planned(run(work, beside, "-n"))
+        found = planned(plan(work, "--configfile", beside / "overlay.yaml", "-n"))
     finally:
         file.write_text(text)
     kinds = ("prepare_data", "train", "evaluate") if "prepare_data" not in jobs else ("prepare_data",)
