@@ -9,7 +9,7 @@ from tests.repository import ROOT
 
 
 class Planner(Server):
-    """Calls of snakemake, each in a process of its own, for what ends before any job: plans and refusals."""
+    """Calls of snakemake, each in a process of its own: plans, refusals, a job or two."""
 
     def __init__(self):
         super().__init__("tests.planner")

@@ -1,6 +1,8 @@
 """The workflow's scripts as processes of their own that need not import torch again."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import runpy
@@ -25,6 +27,20 @@ def script(name, arguments, log):
     os.dup2(words, 2)
     sys.path.insert(0, str(SCRIPTS))
     runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def here(name, *arguments):
+    """A script in this process: its exit code, and what it wrote to the standard error."""
+    before, errors = sys.argv, io.StringIO()
+    sys.argv = [str(SCRIPTS / name), *map(str, arguments)]
+    try:
+        with contextlib.redirect_stderr(errors):
+            runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code or 0, errors.getvalue()
+    finally:
+        sys.argv = before
+    return 0, errors.getvalue()
 
 
 def config():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from snakemake_patches import core
 
+from tests.planner import Planner
 from tests.repository import ENVIRONMENT, ROOT
 from tests.scripts import until
 
@@ -58,11 +59,12 @@ def start(folder, *arguments):
     )
 
 
-def run(folder, *arguments):
-    """The exit code of a snakemake and its words."""
-    process = start(folder, *arguments)
-    words, _ = process.communicate(timeout=120)
-    return process.returncode, words
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A function: the exit code of a snakemake and its words."""
+    words = tmp_path_factory.mktemp("planner") / "log"
+    with Planner() as planner:
+        yield lambda folder, *arguments: planner.run(folder, words, "--rerun-incomplete", *arguments)
 
 
 def log(folder):
@@ -84,7 +86,7 @@ def test_the_version_that_is_changed_is_installed():
     assert importlib.metadata.version("snakemake") == core.VERSION
 
 
-def test_after_a_kill_the_same_command_goes_on_and_the_log_is_kept(folder):
+def test_after_a_kill_the_same_command_goes_on_and_the_log_is_kept(run, folder):
     killed(folder)
     code, words = run(folder, "waited")
     assert code == 0 and "its lock is removed" in words, words
@@ -94,7 +96,7 @@ def test_after_a_kill_the_same_command_goes_on_and_the_log_is_kept(folder):
     assert not (folder / ".snakemake" / "locks").exists()
 
 
-def test_a_lock_is_left_to_whoever_lives(folder):
+def test_a_lock_is_left_to_whoever_lives(run, folder):
     process = start(folder, "waited")
     until(lambda: "words" in log(folder))
     code, words = run(folder, "waited")
@@ -107,20 +109,19 @@ def test_a_lock_is_left_to_whoever_lives(folder):
     assert process.returncode == 0, words
 
 
-@pytest.mark.parametrize("holders", ["another 0123456789\n", "here\nanother 0123456789\n", ""])
-def test_a_lock_of_another_machine_is_left(folder, holders):
+def test_a_lock_of_another_machine_is_left(run, folder):
     """Or of nobody knows whom: a Snakemake of another version."""
     killed(folder)
-    (folder / ".snakemake" / "holders").write_text(holders.replace("here", core.machine()))
-    code, words = run(folder, "waited")
-    assert code == 1 and "LockException" in words and "--unlock" in words, words
-    assert f"snakemake on {'another' if holders else 'a machine that is not known'}" in words, words
-    if not holders:
-        assert run(folder, "waited", "--unlock")[0] == 0
-        assert run(folder, "waited")[0] == 0
+    for holders in ("another 0123456789\n", f"{core.machine()}\nanother 0123456789\n", ""):
+        (folder / ".snakemake" / "holders").write_text(holders)
+        code, words = run(folder, "waited")
+        assert code == 1 and "LockException" in words and "--unlock" in words, words
+        assert f"snakemake on {'another' if holders else 'a machine that is not known'}" in words, words
+    assert run(folder, "waited", "--unlock")[0] == 0
+    assert run(folder, "waited")[0] == 0
 
 
-def test_jobs_end_after_they_began(folder):
+def test_jobs_end_after_they_began(run, folder):
     """The second time too: not the start of the first time is taken."""
     for _ in range(2):
         code, words = run(folder, "--forceall", "own", "dated")
@@ -135,7 +136,7 @@ def test_jobs_end_after_they_began(folder):
     assert not [path for path in (folder / ".snakemake" / "started").rglob("*") if path.is_file()]
 
 
-def test_a_report_without_results_is_one_line(folder):
+def test_a_report_without_results_is_one_line(run, folder):
     code, words = run(folder, "shown.csv", "--report", "report.zip")
     assert code == 2 and "error: a report shows finished results" in words and "shown.csv" in words, words
     assert "Traceback" not in words and not Path(folder, "report.zip").exists()

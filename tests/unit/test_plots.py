@@ -22,6 +22,8 @@ from matplotlib import pyplot
 from PIL import Image
 from record_builders import ATTACKS, Results, edit_json
 
+from tests import scripts
+
 WORKFLOW = Path(__file__).parents[2] / "workflow"
 PUBLISHED = WORKFLOW / "resources" / "thesis_results.yaml"
 ACTIVATIONS = ["relu", "elu", "swish", "kaf", "kaf_relu", "kaf_elu", "kaf_swish", "kaf_free"]
@@ -60,13 +62,17 @@ def rows(results):
 
 
 def draw_twice(script, folder, *arguments):
-    """Runs a plotting script in two processes; both pairs of files must be the same bytes."""
+    """Runs a plotting script here and in a new process; both pairs of files must be the same bytes."""
     files = []
-    for run in ("first", "second"):
+    for run in ("here", "anew"):
         pdf, png = folder / run / "figure.pdf", folder / run / "figure.png"
-        command = [sys.executable, WORKFLOW / "scripts" / script, *arguments, "--pdf", pdf, "--png", png]
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
+        given = [*arguments, "--pdf", pdf, "--png", png]
+        if run == "here":
+            assert scripts.here(script, *given) == (0, "")
+        else:
+            command = [sys.executable, scripts.SCRIPTS / script, *given]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
         files.append((pdf.read_bytes(), png.read_bytes()))
     assert files[0] == files[1]
     pdf, _ = files[0]
@@ -77,10 +83,9 @@ def draw_twice(script, folder, *arguments):
 
 
 def fail(script, *arguments):
-    command = [sys.executable, WORKFLOW / "scripts" / script, *arguments, "--pdf", "x.pdf", "--png", "x.png"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+    code, words = scripts.here(script, *arguments, "--pdf", "x.pdf", "--png", "x.png")
+    assert code == 2 and words.count("\n") == 1, words
+    return words
 
 
 def test_tradeoff_script(rows, tmp_path):

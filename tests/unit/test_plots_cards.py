@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -17,7 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from plot_classes import by_class
 from record_builders import Results
 
-SCRIPTS = Path(__file__).parents[2] / "workflow" / "scripts"
+from tests.scripts import here
+
 ACTIVATIONS = ["relu", "elu", "swish", "kaf", "kaf_relu", "kaf_elu", "kaf_swish", "kaf_free"]
 
 
@@ -84,8 +83,7 @@ def test_the_scripts_draw_from_files(paths, tmp_path):
     """One that reads records and one that reads tensors too; the workflow's tests run them all."""
     for script, option, given in (("radii", "--cards", paths[:2]), ("gallery", "--card", paths[:1])):
         output = ["--pdf", tmp_path / f"{script}.pdf", "--png", tmp_path / f"{script}.png"]
-        command = [sys.executable, SCRIPTS / f"plot_{script}.py", option, *given, *output]
-        subprocess.run(command, check=True)
+        assert here(f"plot_{script}.py", option, *given, *output) == (0, "")
         assert (tmp_path / f"{script}.pdf").read_bytes().startswith(b"%PDF")
 
 
@@ -151,8 +149,9 @@ def test_the_shares_of_each_class():
 def test_classes_of_an_attack_that_was_not_run(tmp_path):
     built = Results(tmp_path)
     built.add("relu", {"clean": 150, "pgd": 80})
-    command = [sys.executable, SCRIPTS / "plot_classes.py", "--manifest", built.manifest()]
-    command += ["--experiment", "vgg", "--attack", "fgsm", "--data", "x", "--pdf", "x.pdf", "--png", "x.png"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "'fgsm' is not run on vgg/relu/seed0; choose one of clean, pgd" in done.stderr
+    code, words = here(
+        *("plot_classes.py", "--manifest", built.manifest(), "--experiment", "vgg", "--attack", "fgsm"),
+        *("--data", "x", "--pdf", "x.pdf", "--png", "x.png"),
+    )
+    assert code == 2
+    assert "'fgsm' is not run on vgg/relu/seed0; choose one of clean, pgd" in words
