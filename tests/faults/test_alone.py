@@ -7,7 +7,6 @@ import platform
 import signal
 import time
 
-import pytest
 from kafnets.runtime.files import alone, atomic_path
 
 from tests.scripts import call, complete, dying, evaluation_arguments, log_of, outcome, script, start, until
@@ -138,16 +137,19 @@ def test_a_living_writers_file_is_left_alone_and_a_dead_ones_is_not(context, tmp
     tally.held(LEFT)
 
 
-@pytest.mark.parametrize("name", ["pgd.safetensors", "pgd.json"])
-def test_what_a_killed_evaluation_left_is_removed(context, data, tmp_path, tally, name):
+def test_what_a_killed_evaluation_left_is_removed(context, data, tmp_path, tally):
     complete(context, tmp_path, data, "relu")
     arguments = evaluation_arguments(tmp_path, data, "relu", "pgd")
-    tally.tried(LEFT)
-    process = context.Process(target=dying, args=("synced", name, "evaluate.py", arguments, log_of(tmp_path)))
-    process.start()
-    process.join(300)
-    assert process.exitcode == -signal.SIGKILL and len(list(tmp_path.glob(f".{name}.*"))) == 1
-    assert call(context, "evaluate.py", arguments, log_of(tmp_path))[0] == 0
-    left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"history.csv", "model.safetensors", "record.json", "pgd.json", "pgd.safetensors"}
-    tally.held(LEFT)
+    for name in ("pgd.safetensors", "pgd.json"):
+        tally.tried(LEFT)
+        evaluate = ("evaluate.py", arguments, log_of(tmp_path))
+        process = context.Process(target=dying, args=("synced", name, *evaluate))
+        process.start()
+        process.join(300)
+        assert process.exitcode == -signal.SIGKILL and len(list(tmp_path.glob(f".{name}.*"))) == 1
+        assert call(context, *evaluate)[0] == 0
+        left = {path.name for path in tmp_path.iterdir()}
+        assert left == {"history.csv", "model.safetensors", "record.json", "pgd.json", "pgd.safetensors"}
+        tally.held(LEFT)
+        for path in (tmp_path / "pgd.json", tmp_path / "pgd.safetensors"):
+            path.unlink()

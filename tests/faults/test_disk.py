@@ -25,7 +25,9 @@ def failed_with_one_line(process, log, reason):
 
 
 # kB: not even a checkpoint; a checkpoint but no second one beside it; no model beside it; no record
-@pytest.mark.parametrize("size", [100, 700, 850, 1000, 1100, 1200])
+@pytest.mark.parametrize(
+    "size", [100, 700, 1000, 1200, *(pytest.param(kb, marks=pytest.mark.slow) for kb in (850, 1100))]
+)
 def test_a_full_disk_under_a_training(context, data, undisturbed, disk, tally, size):
     expected, _ = undisturbed["relu"]
     folder = disk(f"size={size}k")

@@ -39,7 +39,10 @@ KILL = "kill -9 of a training"
 SIGNAL = "SIGTERM or SIGINT to a training"
 
 
-@pytest.mark.parametrize("seed", range(8))
+# in a quick run twenty kills, ten with either activation
+@pytest.mark.parametrize(
+    "seed", [*range(4), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(4, 8))]
+)
 def test_killed_five_times(context, data, undisturbed, tmp_path, tally, seed):
     """kill -9 at random moments; every second time while a file is being written."""
     draw = random.Random(seed)
