@@ -10,6 +10,8 @@ import torch
 import yaml
 from kafnets.config.slices import training_settings
 from kafnets.data import load
+from kafnets.pipeline import carrying
+from kafnets.runtime.errors import UserError
 from kafnets.training.run import train
 from safetensors.torch import load_file
 
@@ -31,7 +33,7 @@ def settings():
     config = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     config["seeds"] = [0]
     config["experiments"]["tiny"]["activations"] = ["relu", "elu"]
-    config["experiments"]["tiny"]["training"]["epochs"] = 12
+    config["experiments"]["tiny"]["training"]["epochs"] = 20
     return config
 
 
@@ -44,11 +46,13 @@ def interrupted(tmp_path_factory):
 
     def is_half_way():
         assert process.poll() is None, (folder / "snakemake.out").read_text()
-        states = [*folder.glob(f"{OUT}/models/*/*/*/resume-*.ckpt")]
-        return [*folder.glob(f"{OUT}/models/*/*/*/record.json")] and states
+        folders = {path.parent for path in folder.glob(f"{OUT}/models/*/*/*/resume-*.ckpt")}
+        done = {path.parent for path in folder.glob(f"{OUT}/models/*/*/*/record.json")}
+        return done and folders - done
 
     until(is_half_way)
-    assert "a process is at work there" in pack(folder, "--output", ARCHIVE, "--results", OUT, code=2)
+    with pytest.raises(UserError, match="a process is at work there; stop it"):
+        carrying.pack(folder, OUT, folder / ARCHIVE)
     os.killpg(process.pid, signal.SIGINT)
     process.wait(120)
     assert len([*folder.glob(f"{OUT}/models/*/*/*/record.json")]) == 1
