@@ -32,35 +32,58 @@ MARGIN = 8  # seconds of a stage's limit that its program does not plan with
 
 
 class Stage(NamedTuple):
-    """A program of benchmarks/, the seconds that it may take, its arguments, and those of --tiny instead."""
+    """A program of benchmarks/ as it is called here.
+
+    Args:
+        program (str): the module's name.
+        seconds (int): that it may take.
+        arguments, tiny (str): its own, and those of --tiny instead.
+        output (str): its option for the file to write.
+        weights (str, optional): its option for the thesis's networks, which it needs.
+        data (bool): whether it reads --data.
+        limited (bool): whether it takes --seconds, to leave out by itself what there is no time for.
+    """
 
     program: str
     seconds: int
-    arguments: str
-    tiny: str
-    needs_weights: bool = False
+    arguments: str = ""
+    tiny: str = ""
+    output: str = "--output"
+    weights: str | None = None
+    data: bool = False
+    limited: bool = True
 
 
 OURS = '"kafnets relu" "kafnets kaf" "kafnets swish"'
 SMALL = "--architecture resnet8 --batch 8 --images 16 --steps 1 --repeats 1"
+STORED = "results/reference/h200-2026-11-27/published"
 STAGES = {
-    "check": Stage("check", 60, "", "--batch 2"),
-    "kernels": Stage("kernels", 45, "", ""),
+    "check": Stage("check", 60, tiny="--batch 2"),
+    "kernels": Stage("kernels", 45),
     "steps": Stage(
         "training",
         80,
         f'--contestants {OURS} "kafnets vgg relu" "eager loop relu" --epochs 3 --whole relu',
         f'{SMALL} --contestants "kafnets relu" "kafnets kaf" --epochs 2 --whole relu',
+        data=True,
     ),
-    "together": Stage("together", 75, "", ""),
+    "together": Stage("together", 70),
     "compiled": Stage(
         "training",
         85,
         '--contestants "kafnets relu" "compiled relu"',
         f'{SMALL} --contestants "kafnets relu" "eager loop relu"',
+        data=True,
     ),
-    "published": Stage(
-        "published", 85, "", "--images 8 --iterations 2 --restarts 1 --activations relu", True
+    "attack": Stage(
+        "attack",
+        88,
+        f"--stored {STORED}",
+        "--images 4 --iterations 2 --restarts 1 --rows relu",
+        output="--json",
+        weights="--published",
+        data=True,
+        limited=False,
     ),
     "kaf": Stage(
         "kaf", 45, "--repeats 3 --batch 128 --dtypes bfloat16", "--repeats 1 --batch 1 --layouts nchw"
@@ -69,10 +92,7 @@ STAGES = {
 # Not among those of a call without names: trainings as processes, which take turns on a GPU unless MPS runs.
 ASKED_FOR = {
     "processes": Stage(
-        "training",
-        85,
-        "--contestants --jobs 1 2 4 8",
-        f"{SMALL} --contestants --jobs 1 2",
+        "training", 85, "--contestants --jobs 1 2 4 8", f"{SMALL} --contestants --jobs 1 2", data=True
     ),
 }
 
@@ -159,7 +179,7 @@ def run(name, arguments, data, left):
 def why_not(stage, arguments, data, left):
     if not (ROOT / "benchmarks" / f"{stage.program}.py").is_file():
         return f"there is no benchmarks/{stage.program}.py"
-    if stage.needs_weights and not arguments.tiny and not (arguments.weights and data):
+    if stage.weights and not (arguments.weights and data):
         return "give --weights, and --data or --cifar10"
     if left < 2 * MARGIN:
         return "the time is over"
@@ -169,18 +189,13 @@ def why_not(stage, arguments, data, left):
 def command(name, stage, arguments, data, limit):
     """The command line of a stage."""
     words = [sys.executable, "-m", f"benchmarks.{stage.program}", "--device", arguments.device]
-    words += [
-        "--seconds",
-        f"{limit - MARGIN:.0f}",
-        "--output",
-        str((arguments.output / f"{name}.json").resolve()),
-    ]
-    if arguments.tiny:
-        return words + shlex.split(stage.tiny)
-    words += shlex.split(stage.arguments)
-    if stage.needs_weights:
-        words += ["--weights", str(arguments.weights.resolve())]
-    if data and stage.program in ("training", "published"):
+    words += [stage.output, str((arguments.output / f"{name}.json").resolve())]
+    words += shlex.split(stage.tiny if arguments.tiny else stage.arguments)
+    if stage.limited:
+        words += ["--seconds", f"{limit - MARGIN:.0f}"]
+    if stage.weights:
+        words += [stage.weights, str(arguments.weights.resolve())]
+    if stage.data and data and (stage.weights or not arguments.tiny):
         words += ["--data", str(data.resolve())]
     return words
 

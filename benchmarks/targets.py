@@ -56,9 +56,10 @@ def rows(folder):
         lines.append(Row(f"{count} processes, a model-epoch", seconds, "s", 0.40 if count >= 6 else None))
     for name in ("relu", "kaf", "swish"):
         row = found.attack(name)
-        lines.append(Row(f"PGD-50-10, {name}", value(row, "seconds"), "s", 9))
-        if row and "robust_then" in row:
-            lines.append(Row(f"PGD-50-10, {name}: robust", row["robust"], "images", row["robust_then"] + 5))
+        lines.append(Row(f"PGD-50-10, {name}", value(row, "wall_seconds"), "s", 9))
+        if row and "stored" in row["versus"]:
+            before = row["versus"]["stored"]["correct"]
+            lines.append(Row(f"PGD-50-10, {name}: robust", row["correct"], "images", before + 5))
     return [*lines, Row("the thesis's grid, estimated", grid_minutes(found), "min", 15)]
 
 
@@ -76,7 +77,7 @@ def print_table(folder):
 def where(folder):
     """The device that the stages in a folder name, and whether what they measured can be judged."""
     found = Found(folder)
-    facts = [found.read(stage).get("environment", {}) for stage in ("check", "steps", "published", "kaf")]
+    facts = [found.read(stage).get("environment", {}) for stage in ("check", "steps", "attack", "kaf")]
     devices = {one["device"] for one in facts if one}
     tiny = any(row["tiny"] for row in found.read("stages").get("stages", []))
     on_gpu = bool(devices) and all(one.get("cuda") for one in facts if one)
@@ -112,7 +113,7 @@ class Found:
         }
 
     def attack(self, activation):
-        return _one(self.read("published").get("networks", []), activation=activation)
+        return _one(self.read("attack").get("rows", []), row=activation)
 
 
 def _one(rows, **facts):
@@ -150,7 +151,7 @@ def grid_minutes(found, config=None):
     """
     config = config or reading.read_yaml(ROOT / "config.yaml")
     relu, kaf, vgg = (found.step(name) for name in ("kafnets relu", "kafnets kaf", "kafnets vgg relu"))
-    attacks = [row["seconds"] for row in map(found.attack, ("relu", "kaf", "swish")) if row]
+    attacks = [row["wall_seconds"] for row in map(found.attack, ("relu", "kaf", "swish")) if row]
     if not (relu and kaf and vgg and attacks):
         return None
     beside = min([relu["step_ms"], *found.together().values()]) / relu["step_ms"]
