@@ -95,3 +95,21 @@ def test_it_goes_on_elsewhere_with_the_same_bits(interrupted, tmp_path):
     words = pack(fresh, "--unpack", tmp_path / ARCHIVE)  # again: what is finished here stays
     assert finished.read_bytes() == before and f"kept as it is: models/tiny/{other}/seed0/record" in words
     assert "0 files put in place" in words
+
+
+@pytest.mark.slow
+def test_without_the_data_what_is_finished_proves_it(interrupted, tmp_path):
+    """The data are prepared anew, so both trainings are planned: one goes on, the other ends at once."""
+    pack(interrupted, "--output", tmp_path / ARCHIVE, "--results", OUT)
+    fresh = copy_repository(tmp_path / "another machine")
+    (fresh / "small.yaml").write_text(yaml.safe_dump(settings()), encoding="utf-8")
+    pack(fresh, "--unpack", tmp_path / ARCHIVE)
+    assert not (fresh / OUT / "data").exists()
+    (done,) = interrupted.glob(f"{OUT}/models/*/*/*/record.json")
+    command = ("--configfile", TINY, "--configfile", "small.yaml", "--cores", "1", "--", "models")
+    assert planned(snakemake(fresh, *command).stdout)["train"] == 2
+    assert (fresh / done.relative_to(interrupted)).read_bytes() == done.read_bytes()
+    logs = {path.parent.name: path.read_text() for path in (fresh / OUT / "logs/train/tiny").rglob("*.log")}
+    activation = done.parents[1].name
+    assert "trained already" in logs.pop(activation)
+    assert "resuming at epoch" in logs.popitem()[1]
