@@ -71,7 +71,7 @@ reliability: $(VENV)/.dev
 bench: $(VENV)/.dev
 	python -m benchmarks.kaf --device cpu --threads 1
 	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
-	python -m benchmarks.training --device cpu --images 256
+	python -m benchmarks.training --device cpu --images 256 --seconds 240
 	python -m benchmarks.grid
 	python -m benchmarks.grid --target models --trainings 10005 --repeats 1 --output results/benchmarks/grid_models.json
 

@@ -36,10 +36,14 @@ class Figures:
         """Whether there is time for `what`, which takes so many seconds; if not, that is noted and said."""
         if self.left() > seconds:
             return True
-        self.content["cut_short"].append(what)
-        print(f"left out, {self.seconds:.0f} s are over: {what}", flush=True)
-        self.write()
+        self.leave_out(what, f"{self.seconds:g} s are not enough")
         return False
+
+    def leave_out(self, what, reason):
+        """Notes and says that something was not measured."""
+        self.content["cut_short"].append(f"{what}: {reason}")
+        print(f"left out: {what}: {reason}", flush=True)
+        self.write()
 
     def add(self, section, row):
         self.content[section].append(row)
@@ -54,7 +58,7 @@ class Figures:
         self.content["complete"] = True
         self.write()
         if self.content["cut_short"]:
-            print(f"cut short by --seconds {self.seconds:g}: {'; '.join(self.content['cut_short'])}")
+            print(f"cut short: {'; '.join(self.content['cut_short'])}")
         print(f"written to {self.path}")
 
     def write(self):

@@ -24,17 +24,19 @@ def sharing(counts, case, steps, figures):
         ready = [worker for worker in workers if worker.answers(figures.left())]
         for jobs in counts:
             if jobs > len(ready):
-                figures.allows(f"{jobs} processes: {len(ready)} got ready", float("inf"))
+                figures.leave_out(f"{jobs} processes", f"{len(ready)} got ready")
             elif figures.allows(f"{jobs} processes"):
                 seconds = _together(ready[:jobs], steps, figures.left())
                 if seconds is not None:
                     _tell(figures, jobs, seconds, steps)
                 else:
-                    figures.allows(f"{jobs} processes, {steps} steps", float("inf"))
+                    figures.leave_out(f"{jobs} processes", f"{steps} steps were not done in time")
                     break
     finally:
         for worker in workers:
             worker.end()
+        for worker in workers:
+            worker.reap()
 
 
 def _together(workers, steps, limit):
@@ -70,18 +72,25 @@ class _Worker:
         chosen = (case.device, case.precision, case.architecture, case.batch)
         self.process = context.Process(target=_work, args=(theirs, *chosen), daemon=True)
         self.process.start()
+        self.ready = False
         theirs.close()
 
     def answers(self, seconds):
         """Whether it says so within so many seconds."""
         try:
             within = None if seconds == float("inf") else max(seconds, 0.0)
-            return self.pipe.poll(within) and self.pipe.recv()
+            self.ready = self.pipe.poll(within) and self.pipe.recv()
+            return self.ready
         except EOFError:  # it died; its own words are above
             return False
 
     def end(self):
+        """Lets it end, at once where it is not ready yet."""
         self.pipe.close()
+        if not self.ready:
+            self.process.kill()
+
+    def reap(self):
         self.process.join(GRACE)
         if self.process.is_alive():
             self.process.kill()

@@ -77,11 +77,15 @@ def print_table(folder):
 def where(folder):
     """The device that the stages in a folder name, and whether what they measured can be judged."""
     found = Found(folder)
-    facts = [found.read(stage).get("environment", {}) for stage in ("check", "steps", "attack", "kaf")]
+    facts = [
+        found.read(stage).get("environment", {})
+        for stage in ("check", "steps", "compiled", "attack", "kaf", "processes")
+    ]
     devices = {one["device"] for one in facts if one}
     tiny = any(row["tiny"] for row in found.read("stages").get("stages", []))
     on_gpu = bool(devices) and all(one.get("cuda") for one in facts if one)
-    return ", ".join(sorted(devices)) + ", tiny sizes" * tiny, on_gpu and not tiny
+    words = ", ".join(sorted(devices)) or "nothing measured yet"
+    return words + ", tiny sizes" * tiny, on_gpu and not tiny
 
 
 class Found:

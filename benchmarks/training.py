@@ -49,7 +49,9 @@ def main():
     dataset = load(arguments.data, train_examples=count) if arguments.data else random_images(count)
     steps = arguments.steps or (100 if on_gpu else count // arguments.batch)
     chosen = known(arguments.fast_adversarial, arguments.cifar10)
-    names = arguments.contestants or [*DEFAULT, *[name for name in chosen if "fast_adv" in name]]
+    names = arguments.contestants
+    if names is None:
+        names = [*DEFAULT, *[name for name in chosen if name.startswith("fast_adversarial")]]
     facts = {
         "settings": {key: str(value) for key, value in vars(arguments).items()},
         "images": count,
@@ -128,7 +130,8 @@ def measure(functions, case, steps, repeats, figures):
         if contestant.counted and seconds[name] and figures.allows(f"what a step of {name} launches"):
             counts[name] = launched(lambda run=contestant.run: run(1), case.device)
             figures.replace("contestants", rows(contestants, first, seconds, counts, steps))
-    print_table(figures.content["contestants"], case.device)
+    if contestants:
+        print_table(figures.content["contestants"], case.device)
 
 
 def timed(run, steps, device):

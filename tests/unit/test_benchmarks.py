@@ -13,7 +13,7 @@ from kafnets.training.augmentation import crop_flip
 from kafnets.training.training import Training
 from torch.nn import functional
 
-from benchmarks import gpu, targets
+from benchmarks import gpu, targets, thesis
 from benchmarks.contestants import Careful, Case, Contestant, random_images, settings
 from benchmarks.measuring import Figures, launched
 from benchmarks.processes import sharing
@@ -41,8 +41,8 @@ def test_what_there_is_no_time_for_is_named(tmp_path, capsys):
     assert some.allows("a short one", 1) and not some.allows("a long one", 60)
     some.finish()
     content = read_json(tmp_path / "figures.json")
-    assert content["cut_short"] == ["a long one"] and content["complete"]
-    assert "left out, 5 s are over: a long one" in capsys.readouterr().out
+    assert content["cut_short"] == ["a long one: 5 s are not enough"] and content["complete"]
+    assert "left out: a long one: 5 s are not enough" in capsys.readouterr().out
 
 
 def test_operators_are_counted():
@@ -86,7 +86,7 @@ def test_contestants_take_turns_and_a_slow_one_does_not_keep_the_others(tmp_path
     measure({"a": prepare("a", 0.15), "compiled relu": prepare("c", 0.1)}, case, 1, 3, some)
     assert [row["contestant"] for row in some.content["contestants"]] == ["a"]
     assert len(some.content["contestants"][0]["seconds"]) == 1
-    assert "a turn of everyone" in some.content["cut_short"]
+    assert "a turn of everyone: 0.4 s are not enough" in some.content["cut_short"]
 
 
 def test_the_careful_loop_is_the_same_training():
@@ -112,12 +112,23 @@ def test_the_careful_loop_is_the_same_training():
         assert torch.allclose(after, expected, atol=1e-7) and after.requires_grad
 
 
-def test_processes_that_do_not_get_ready_end(tmp_path):
+def test_processes_that_do_not_get_ready_are_ended(tmp_path):
     started = time.monotonic()
     some = figures(tmp_path, seconds=0.5, sections=("sharing",))
     sharing([1, 2], Case(None, CPU, "float32", "resnet8", batch=4), 1, some)
     assert time.monotonic() - started < 30
     assert some.content["cut_short"] == ["1 processes: 0 got ready", "2 processes: 0 got ready"]
+
+
+def test_the_texts_of_a_grid_come_along(tmp_path):
+    """Records, histories and tables; no weights, no verdicts."""
+    kept = ("models/e/a/seed0/record.json", "models/e/a/seed0/history.csv", "tables/e.md", "summary.csv")
+    for name in (*kept, "models/e/a/seed0/model.safetensors", "evaluations/e/a/seed0/pgd.safetensors"):
+        (tmp_path / "results" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "results" / name).touch()
+    thesis.copy_texts(tmp_path / "results", tmp_path / "copy")
+    found = (path for path in (tmp_path / "copy").rglob("*") if path.is_file())
+    assert {path.relative_to(tmp_path / "copy").as_posix() for path in found} == {*kept}
 
 
 def write(folder, name, **content):
@@ -216,12 +227,15 @@ def test_a_stage_that_does_not_end_is_stopped(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_all_of_it_end_to_end(tmp_path):
-    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--output", tmp_path]
+    names = [*gpu.STAGES, *gpu.ASKED_FOR]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--tiny", "--output", tmp_path, *names]
     done = subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "tiny sizes" in done.stdout and "missed" not in done.stdout
     stages = json.loads((tmp_path / "stages.json").read_text())["stages"]
-    assert [row["stage"] for row in stages] == [*gpu.STAGES]
+    assert [row["stage"] for row in stages] == names
     ran = [row["stage"] for row in stages if row["came_of_it"] == "done"]
-    assert {"check", "steps", "compiled", "kaf"} <= set(ran)
+    assert {"check", "steps", "compiled", "kaf", "processes"} <= set(ran)
     assert all(read_json(tmp_path / f"{name}.json")["complete"] for name in ran)
+    assert [row["jobs"] for row in read_json(tmp_path / "processes.json")["sharing"]] == [1, 2]
+    assert "2 processes, a model-epoch" in done.stdout
