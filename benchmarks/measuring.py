@@ -80,7 +80,7 @@ def launched(function, device):
         kinds = {"cpu_op": "operators"}
     for _ in range(2):  # the first time the profiler itself is set up
         synchronize(device)
-        with torch.profiler.profile(activities=activities) as profile:
+        with torch.profiler.profile(activities=activities, acc_events=True) as profile:
             function()
             synchronize(device)
     with tempfile.TemporaryDirectory() as folder:
