@@ -71,25 +71,24 @@ reliability: $(VENV)/.dev
 bench: $(VENV)/.dev
 	python -m benchmarks.kaf --device cpu --threads 1
 	python -m benchmarks.attack --device cpu --images 32 --json results/benchmarks/attack.json
-	python -m benchmarks.training --device cpu --images 256
+	python -m benchmarks.training --device cpu --images 256 --seconds 240
 	python -m benchmarks.grid
 	python -m benchmarks.grid --target models --trainings 10005 --repeats 1 --output results/benchmarks/grid_models.json
 
-# a GPU's part, in two times under ten minutes: kernels, training, jobs that share the GPU; then PGD-50-10. MODEL and
-# DATA are the pipeline's own (made here if absent, as part of the grid) or any others
-MODEL ?= results/models/resnet20/elu/seed0/model.safetensors
+# a GPU's part, in one call of under 8 minutes: kernels, steps beside their peers, PGD-50-10 on the thesis's networks
+# (WEIGHTS: the folder of their converted files; without it that is left out), beside the targets
+WEIGHTS ?=
 DATA ?= results/data/cifar10.safetensors
 
-bench-gpu: $(VENV)/.dev $(DATA) $(MODEL)
-	python -m benchmarks.gpu check kaf training --data $(DATA)
-	python -m benchmarks.gpu attack --model $(MODEL) --data $(DATA)
+bench-gpu: $(VENV)/.dev $(DATA)
+	python -m benchmarks.gpu --data $(DATA) $(if $(WEIGHTS),--weights $(WEIGHTS))
 
-# the thesis's grid, and what its records say, after the benchmarks' figures
+# the thesis's grid, and what its records say, beside the benchmarks' figures
 thesis-gpu: $(VENV)/.runtime
-	python -m benchmarks.gpu grid --cores $(CORES)
+	python -m benchmarks.thesis --cores $(CORES)
 
-$(DATA) $(MODEL): | $(VENV)/.runtime
-	snakemake --cores $(CORES) --config device=cuda -- $@
+$(DATA): | $(VENV)/.runtime
+	snakemake --cores $(CORES) -- $@
 
 venv: $(VENV)/.runtime
 

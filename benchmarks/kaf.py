@@ -1,6 +1,6 @@
 """Forward and backward of KAF on the shapes of ResNet20, beside torch's SiLU and the plain formula.
 
-    python -m benchmarks.kaf [--device cpu|cuda] [--batch 128] [--repeats 9] [--output kaf.json]
+    python -m benchmarks.kaf [--device cpu|cuda] [--batch 128] [--repeats 9] [--seconds 60] [--output FILE]
 
 Every contender runs in each round, so that whatever else the machine does meets all of them; a ratio is the
 median over rounds of a contender's time over SiLU's in the same round. A contender's time in a round is the
@@ -13,23 +13,23 @@ input.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 import time
 from pathlib import Path
 
 import torch
-from torch.autograd.graph import saved_tensors_hooks
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
-
 from kafnets import KAF
 from kafnets.activations.kaf.functional import active_backend, kaf_plain
-from kafnets.runtime.files import write_json
+from kafnets.runtime.graphs import WARM_UP, capture, computing_on
 from kafnets.runtime.records import environment
+from torch.autograd.graph import saved_tensors_hooks
+
+from .measuring import Figures
 
 SHAPES = [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
-FORMATS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
+FORMATS = {"nhwc": torch.channels_last, "nchw": torch.contiguous_format}  # trainings' own first
 DTYPES = {"cpu": ["float32"], "cuda": ["bfloat16", "float32"]}
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
 
@@ -78,19 +78,19 @@ def steady_seconds(function, parameters, x, grad, calls=5):
 
 
 def graph_seconds(function, parameters, x, grad, calls=20):
-    """Seconds of forward and backward together on a GPU, without what the host adds: from a CUDA graph."""
+    """Seconds of forward and backward together on a GPU, without what the host adds: from a CUDA graph.
+
+    Autograd hands a leaf its gradient on the stream that the leaf was first used on. A capture on another
+    stream would wait for that one, which is an error; so leaves, warm-up and capture have one stream, that of
+    `computing_on`.
+    """
 
     def step():
         torch.autograd.grad(function(x), [x, *parameters], grad)
 
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    for _ in range(WARM_UP):
+        step()
+    with capture(x.device, torch.cuda.current_stream(x.device)) as graph:
         for _ in range(calls):
             step()
     graph.replay()
@@ -98,7 +98,7 @@ def graph_seconds(function, parameters, x, grad, calls=20):
     start.record()
     graph.replay()
     end.record()
-    torch.cuda.synchronize()
+    end.synchronize()
     return start.elapsed_time(end) / 1000 / calls
 
 
@@ -124,7 +124,7 @@ def peak_inputs(function, parameters, x, grad):
 
 
 def measure(shape, batch, layout, dtype, device, repeats, compiled):
-    """One row per contender, for one shape, layout and dtype."""
+    """One row per contender, for one shape, layout and dtype; within :func:`computing_on`."""
     torch.manual_seed(0)
     x, grad = (
         torch.randn(batch, *shape, device=device)
@@ -195,6 +195,7 @@ def main():
     parser.add_argument("--dtypes", nargs="+", help="default: float32, on a GPU bfloat16 too")
     parser.add_argument("--compile", action="store_true", help="torch.compile of the formula too: minutes")
     parser.add_argument("--output", type=Path, default=Path("results/benchmarks/kaf.json"))
+    parser.add_argument("--seconds", type=float, help="no shape is begun later than this after the start")
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     args = parser.parse_args()
     if args.threads:
@@ -208,18 +209,19 @@ def main():
     )
     if args.device == "cuda":
         print("only the last two columns are the GPU's own times; the others are the host's, who launches")
-    rows = []
-    for dtype in args.dtypes or DTYPES[args.device]:
-        for layout in args.layouts:
-            for batch in batches:
-                for shape in SHAPES:
-                    torch.compiler.reset()
-                    new = measure(shape, batch, layout, dtype, args.device, args.repeats, args.compile)
-                    print_rows(new)
-                    rows += new
-    where = {**environment(torch.device(args.device)), "kaf_backend": backend}
-    write_json(args.output, {"benchmark": "kaf", "environment": where, "repeats": args.repeats, "rows": rows})
-    print(f"\nwritten to {args.output}")
+    device = torch.device(args.device)
+    facts = {"environment": {**environment(device), "kaf_backend": backend}, "repeats": args.repeats}
+    figures = Figures(args.output, "kaf", facts, ["rows"], args.seconds)
+    cases = itertools.product(args.dtypes or DTYPES[args.device], args.layouts, batches, SHAPES)
+    for dtype, layout, batch, shape in cases:
+        if figures.allows(f"{batch}x{'x'.join(map(str, shape))} {layout} {dtype}"):
+            torch.compiler.reset()
+            with computing_on(device):
+                rows = measure(shape, batch, layout, dtype, args.device, args.repeats, args.compile)
+            print_rows(rows)
+            for row in rows:
+                figures.add("rows", row)
+    figures.finish()
 
 
 if __name__ == "__main__":

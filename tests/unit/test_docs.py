@@ -171,3 +171,22 @@ def test_the_picture_is_of_the_committed_results(tmp_path):
     )
     kept, drawn = image.imread(ROOT / "docs/images/reference.png"), image.imread(png)
     assert kept.shape == drawn.shape and numpy.abs(kept - drawn).mean() < 1e-3
+
+
+def test_the_tables_are_of_the_committed_results():
+    """Made again they are the same, so every number is that of the records and the verdicts counted."""
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "workflow/scripts")}
+    command = [sys.executable, ROOT / "docs/tables.py", "--check"]
+    subprocess.run(command, env=environment, check=True)
+
+
+@pytest.mark.parametrize(
+    ("page", "cells"),
+    [
+        ("README.md", "| ReLU | 0 | 78.10 (77.3–78.9) | 40.49 (39.5–41.5) | 77.52 | 50.17 | 215 s |"),
+        ("docs/thesis.md", "| Swish | 78.68 | 78.68 | 44.14 (43.2–45.1) | 53.88 | 22.1 s |"),
+    ],
+)
+def test_a_row_of_the_tables(page, cells):
+    """As it was told at the time of the run."""
+    assert cells in text(ROOT / page)

@@ -20,6 +20,7 @@ RUN = {
     "snakemake --cores 8 --report report.zip": (r"are missing \(results/summary.csv\)", 2),
     'python -c "import torch; print(torch.cuda.is_available())"': ("True|False", 0),
     "PYTHONPATH=workflow/scripts python docs/images/reference.py": ("", 0),
+    "PYTHONPATH=workflow/scripts python docs/tables.py": ("", 0),
 }
 # With DRY: what they would do.
 DRY = {"snakemake": "-n", "make": "-nB"}
@@ -46,6 +47,12 @@ ELSEWHERE = {
     ),
     "snakemake --cores 8 --configfile mine.yaml": (
         "tests/workflow/test_recipes.py::test_the_example_of_the_page"
+    ),
+    "python workflow/scripts/pack_results.py --output carried.tar.xz": (
+        "tests/workflow/test_carrying.py::test_it_goes_on_elsewhere_with_the_same_bits"
+    ),
+    "python workflow/scripts/pack_results.py --unpack carried.tar.xz && snakemake --cores 8": (
+        "tests/workflow/test_carrying.py::test_it_goes_on_elsewhere_with_the_same_bits"
     ),
     "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
