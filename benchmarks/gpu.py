@@ -118,13 +118,13 @@ def training_graph(device, precision):
 
 def pgd_graph(device):
     """Whether a PGD step is captured and passes its trial."""
-    make, steps = slots._step_of, []
+    make, steps = slots.step_of, []
 
     def noted(*given):
         steps.append(make(*given))
         return steps[-1]
 
-    slots._step_of = noted
+    slots.step_of = noted
     try:
         model = create_model("resnet20", "kaf").to(device).eval()
         images = random_images(256).train_images.to(device).float() / 255
@@ -132,7 +132,7 @@ def pgd_graph(device):
             labels = model(images).argmax(1)
         pgd(model, images, labels, eps=1e-6, step=1e-7, iterations=40, restarts=2, batch_size=256)
     finally:
-        slots._step_of = make
+        slots.step_of = make
     return any(getattr(step, "graph", None) is not None for step in steps)
 
 

@@ -162,7 +162,7 @@ def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch,
     images, labels = a_set(net)
     settings = {"eps": EPS, "step": STEP, "iterations": 5, "restarts": 3, **arguments}
     plain = pgd(net, images, labels, batch_size=batch_size, **settings)
-    make, sizes, padded = slots._step_of, [], []
+    make, sizes, padded = slots.step_of, [], []
 
     class Graph(StepWithGraph):
         def __init__(self, step, device, size):
@@ -178,7 +178,7 @@ def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch,
     def always_a_graph(model, rule, device, size, passes):
         return Graph(make(model, rule, device, size, 0), device, size)
 
-    monkeypatch.setattr(slots, "_step_of", always_a_graph)
+    monkeypatch.setattr(slots, "step_of", always_a_graph)
     replayed = pgd(net, images, labels, batch_size=batch_size, **settings)
     assert torch.equal(plain.robust, replayed.robust) and torch.equal(plain.clean, replayed.clean)
     torch.testing.assert_close(plain.adversarial, replayed.adversarial)

@@ -22,6 +22,8 @@ class AttackResult:
         distances: for attacks that look for the nearest misclassified image: (N,) how far it is, infinite
             where none was found and 0 where the image itself is misclassified. Of the images' type, of
             half-precision images float64.
+        stalled: for attacks along another network's gradients: (N,) bool, True where the image stayed rightly
+            classified and at some step there was no gradient (zero, or not finite).
     """
 
     adversarial: torch.Tensor
@@ -31,6 +33,7 @@ class AttackResult:
     gradients: int
     accuracy_by_iteration: list | None = None
     distances: torch.Tensor | None = None
+    stalled: torch.Tensor | None = None
 
 
 @contextlib.contextmanager
