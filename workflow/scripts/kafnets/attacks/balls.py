@@ -71,7 +71,7 @@ def lengths(vectors):
 class RandomStarts:
     """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set.
 
-    They are drawn on the CPU; what is begun with :meth:`begin` is drawn in a thread beside whatever else is done.
+    They are drawn on the CPU; those that :meth:`begin` is told of, in a thread beside whatever else is done.
     """
 
     def __init__(self, images, eps, seed, norm="linf"):

@@ -20,8 +20,10 @@ from ..runtime.graphs import StepWithGraph
 from .base import is_correct
 from .steps import step_of
 
-# On a GPU: passes whose verdicts are read together, while as many more are under way.
-_EVERY = 2
+
+def _pace(device):
+    """Passes whose verdicts are read together, and how many may be under way meanwhile."""
+    return (2, 2) if device.type == "cuda" else (1, 0)
 
 
 class Fetched:
@@ -49,7 +51,7 @@ class _Pass:
         image: (rows,) the image in each slot, -1 for none.
         gone: (rows,) passes that it had before, of all its restarts.
         points: where the images were.
-        right: Fetched (rows,) verdicts of the network whose gradients were taken; None where it was not asked.
+        right: Fetched (rows,) verdicts of the network whose gradients were taken; None if it was not asked.
         stuck: Fetched (rows,) where it had no gradient; None likewise.
         asked: rows whose verdict the model itself gives.
         answers: what it says, to be cut out of those of several passes: (Fetched, begin).
@@ -97,8 +99,9 @@ class Stream:
         self.adversarial = images.clone()
         self.right_at = np.zeros(rule.iterations + 1, np.int64)
         self.queries = self.gradients = 0
-        self.every, self.ahead = (_EVERY, _EVERY) if images.is_cuda else (1, 0)
-        self.flying, self.asked = deque(), deque()  # passes, and groups of them that wait for the model's word
+        self.every, self.ahead = _pace(images.device)
+        self.flying = deque()  # passes whose verdicts nobody has read
+        self.asked = deque()  # groups of passes about which the model was asked
 
     def run(self, starts, progress=None, memory=None):
         """Runs all jobs; see :func:`kafnets.attacks.pgd`."""
@@ -248,10 +251,11 @@ class Stream:
         """Notes what a pass came to, as far as its jobs were not decided by an earlier one."""
         rule, counts, last = self.rule, self._counts(one), self._is_last(one)
         right = one.verdicts()
-        asked = 0 if one.asked is None else np.count_nonzero(counts[one.asked])
-        searched = 0 if one.right is None else np.count_nonzero(counts)
-        self.queries += int(searched + asked)
-        self.gradients += int(np.count_nonzero(counts & ~last))
+        moved = int(np.count_nonzero(counts & ~last))
+        asked = counts if one.asked is None else counts[one.asked]
+        # of a surrogate only the passes count whose gradients are followed
+        self.queries += int(np.count_nonzero(asked)) + (0 if one.asked is None else moved)
+        self.gradients += moved
         if one.stuck is not None:
             self.stalled[one.image[counts & ~last & one.stuck.numpy()]] = True
         noted = counts & right & self.clean[one.image] & (one.gone <= rule.iterations)

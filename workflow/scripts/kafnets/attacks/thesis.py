@@ -34,7 +34,8 @@ def thesis_pgd(
 
     Args:
         model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts,
-            surrogate, progress, memory: as in :func:`pgd`, with the same random starts. The labels serve for the verdict only.
+            surrogate, progress, memory: as in :func:`pgd`, with the same random starts. The labels serve for
+            the verdict only.
 
     Returns:
         AttackResult: `robust` is True where the chosen restart's last point gets the true label, so it does

@@ -47,7 +47,16 @@ CHECKPOINT_SECONDS = 300
 
 
 def evaluate(
-    model, images, labels, settings, *, sources=(), batch_size=None, precision=None, progress=None, memory=None
+    model,
+    images,
+    labels,
+    settings,
+    *,
+    sources=(),
+    batch_size=None,
+    precision=None,
+    progress=None,
+    memory=None,
 ):
     """Attacks every image and counts what stays rightly classified.
 
@@ -56,11 +65,11 @@ def evaluate(
     without TF32: each is its answer to the image that the attack ended with, and where the copy was fooled
     and the network is not, the attack is run again on the network itself.
 
-    On a GPU the steps of the `RESUMABLE` attacks follow the gradients of a float16 copy, where that is proved to
-    point the same way (:func:`.half.half_copy`), before the attack on the images and after it on the points that
-    withstood it. What it misclassifies counts where the network does too. Where it had no gradient the image is
-    attacked again on the network itself; where that is more than 1 % of the images, all of it is done anew in
-    float32. A line in the log says when float16 is given up.
+    On a GPU the steps of the `RESUMABLE` attacks follow the gradients of a float16 copy, where that is proved
+    to point the same way (:func:`.half.half_copy`): before the attack on the images, after it on the points
+    that withstood it. What it misclassifies counts where the network does too. Where it had no gradient the
+    image is attacked again on the network itself; where that is more than 1 % of the images, or the second
+    proof fails, all is done anew in float32. A line in the log says so.
 
     Args:
         model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
@@ -82,9 +91,9 @@ def evaluate(
     Returns:
         (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
         Among the figures: `attacked`, what the attack saw; `gradient_precision`, in which arithmetic its
-        gradients were computed ("tf32": float32 whose convolutions round as a GPU's do); `random`, whether two passes over the same images
-        differ; `zero_gradient_fraction` and `saturated_fraction` (:func:`vanishing_gradients`); `warnings`,
-        a sentence for whatever makes the accuracy doubtful.
+        gradients were computed ("tf32": float32, convolutions as a GPU rounds them); `random`, whether two
+        passes over the same images differ; `zero_gradient_fraction` and `saturated_fraction`
+        (:func:`vanishing_gradients`); `warnings`, a sentence for whatever makes the accuracy doubtful.
 
     Raises:
         UserError: for an unknown method or wrong settings; for a network whose answer for an image depends on
@@ -96,7 +105,8 @@ def evaluate(
     if not len(images):
         raise UserError("the test set is empty")
     if precision not in (None, *PRECISIONS):
-        raise UserError(f"precision: {precision!r} is not known; write one of {', '.join(PRECISIONS)}, or nothing")
+        known = " or ".join(PRECISIONS)
+        raise UserError(f"precision: {precision!r} is not known; write {known}, or nothing")
     method = settings.get("method")
     attack = lookup(ATTACKS, method, "method").load()
     device = device_of(model, images)
@@ -287,7 +297,7 @@ def _unfit(half, model, result, batch_size):
     share = result.stalled.double().mean().item()
     if share > STALLED:
         return f"{share:.1%} of the images had no gradient in float16"
-    kept = result.adversarial[result.robust.nonzero()[:, 0]]
+    kept = result.adversarial[(result.robust & ~result.stalled).nonzero()[:, 0]]
     return differs(half, model, sample(kept)[:batch_size]) if len(kept) else ""
 
 
