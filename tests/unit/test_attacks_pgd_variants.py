@@ -220,7 +220,7 @@ def test_passes_that_nobody_waits_for_change_nothing(monkeypatch, arguments, led
         calls = []
         settings["progress"] = lambda *figures, calls=calls: calls.append(figures)
         with monkeypatch.context() as patch:
-            patch.setattr(slots, "_pace", lambda device, pace=pace: pace)
+            patch.setattr(slots, "_pace", lambda device, led, pace=pace: pace)
             same_results(pgd(net, images, labels, batch_size=batch_size, **settings), plain)
         assert calls[-1] == (plain.queries - len(images), 0, plain.robust.double().mean().item())
     assert 0 < plain.robust.sum() < plain.clean.sum()
@@ -248,7 +248,7 @@ def test_an_attack_goes_on_in_the_midst_of_passes_that_nobody_waited_for(monkeyp
     settings = {"eps": EPS, "step": STEP, "iterations": 4, "restarts": 3, "batch_size": 11}
     settings["surrogate"] = small_net().eval()
     plain = pgd(net, images, labels, **settings)
-    monkeypatch.setattr(slots, "_pace", lambda device: (2, 2))
+    monkeypatch.setattr(slots, "_pace", lambda device, led: (2, 2))
     memory = Halfway(passes)
     same_results(pgd(net, images, labels, **settings, memory=memory), plain)
     same_results(pgd(net, images, labels, **settings, memory=Halfway(state=memory.kept)), plain)

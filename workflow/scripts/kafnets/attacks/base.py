@@ -68,10 +68,11 @@ def device_of(model, images):
 def default_batch_size(device):
     """Images per forward pass that keep the device busy and still fit.
 
-    On a GPU eight for each multiprocessor: of maps of 8 x 8 pixels that is four tiles of the usual 128 pixels,
-    so that few idle at the end of a kernel; and no more than leave 32 MiB of its memory to each, for a ResNet20
-    keeps 4 MiB an image for its backward pass, and other jobs want some. An H200 (132 multiprocessors) gets
-    1024; 1000 took it less time than 2500 (PGD-50-10 in float32, networks of two trainings).
+    On a GPU eight for each multiprocessor: maps of 8 x 8 pixels make four tiles of 128 then,
+    so that few idle at the end of a kernel; and no more than leave 32 MiB of its memory to each, for a
+    ResNet20 keeps 4 MiB an image for its backward pass, and other jobs want some. An H200 (132
+    multiprocessors) gets 1024; 1000 took it less time than 2500 (PGD-50-10 in float32, networks of two
+    trainings).
     """
     if device.type != "cuda":
         return 128

@@ -12,7 +12,7 @@ _KINDS = {nn.ReLU: "relu", nn.ELU: "elu", nn.SiLU: "silu"}
 
 
 def fuse(model):
-    """Makes bias, addition, normalisation and activation one pass over memory where they follow a convolution.
+    """Makes bias, addition, normalisation and activation one pass over memory, behind a convolution.
 
     On a GPU a convolution's bias, the addition of a shortcut, a normalisation and an activation are a kernel
     each, forward and backward, and each reads and writes the whole map. Of a block act(norm(conv(h) + x)) the
