@@ -8,6 +8,7 @@ from kafnets.evaluation import judge
 from kafnets.evaluation.half import InFloat16, half_copy
 from kafnets.evaluation.inspection import fast_copy
 from kafnets.evaluation.judge import evaluate
+from kafnets.evaluation.pointwise import Pointwise
 from kafnets.models import create_model
 from test_folding import trained_looking
 from test_inspection import Net, made
@@ -53,6 +54,19 @@ def test_gradients_point_where_the_networks_do_whatever_their_size(architecture,
     sizes = found.abs().amax(1)
     assert (sizes > 1e-2).all() and (sizes < 6e4).all()
     assert (half(x).double() - net(x.double())).abs().max() < 0.02 * net(x.double()).abs().max()
+
+
+def test_operators_that_do_not_work_on_a_gpu_are_done_without(monkeypatch):
+    def broken(self, x, residual=None):
+        raise ValueError("no kernel image")
+
+    torch.manual_seed(0)
+    x = torch.rand(4, 3, 32, 32)
+    copy, _ = fast_copy(trained_looking(create_model("resnet8")).eval(), x)
+    assert any(isinstance(layer, Pointwise) for layer in half_copy(copy, x)[0].modules())
+    monkeypatch.setattr(Pointwise, "forward", broken)
+    half, why = half_copy(copy, x)
+    assert why == "" and not any(isinstance(layer, Pointwise) for layer in half.modules())
 
 
 class Overflowing(Net):

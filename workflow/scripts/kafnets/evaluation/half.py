@@ -37,14 +37,17 @@ class InFloat16(nn.Module):
     Args:
         model (nn.Module): float32, in evaluation mode, with frozen parameters; it is not changed.
         scale (float): :math:`s`.
+        fused (bool): whether layers are taken together (:func:`.fusing.fuse`). Default: ``True``
 
     Shape:
         images (N, ...) float32 -> logits (N, classes) float32
     """
 
-    def __init__(self, model, scale):
+    def __init__(self, model, scale, fused=True):
         super().__init__()
-        self.model, self.scale = fuse(copy.deepcopy(model)), scale
+        self.model, self.scale = copy.deepcopy(model), scale
+        if fused:
+            self.model = fuse(self.model)
         for layer in self.model.modules():
             if not isinstance(layer, _IN_FLOAT32):
                 layer._apply(_halved, recurse=False)
@@ -79,16 +82,23 @@ def half_copy(model, images):
     Returns:
         (InFloat16 or None, str)
     """
+    for fused in (True, False):  # the second for what only the operators of the first break
+        half, why = _tried(model, images, fused)
+        if half is not None:
+            break
+    return half, why
+
+
+def _tried(model, images, fused):
     try:
-        half = InFloat16(model, 1.0)
+        half = InFloat16(model, 1.0, fused)
         for half.scale in _SCALES:
             if _gradients_are_finite(half, images):
-                return (half, "") if not (why := differs(half, model, images)) else (None, why)
-    except RuntimeError as error:
+                why = differs(half, model, images)
+                return (None, why) if why else (half, "")
+    except Exception as error:  # whatever a network's own code does with types that it does not expect
         if is_out_of_memory(error):
             raise
-        return None, f"it does not compute in float16 ({type(error).__name__})"
-    except Exception as error:  # whatever a network's own code does with types that it does not expect
         return None, f"it does not compute in float16 ({type(error).__name__})"
     return None, "its gradients are too large for float16"
 
