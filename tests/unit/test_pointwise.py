@@ -6,13 +6,17 @@ import sys
 
 import pytest
 import torch
+from kafnets.attacks.losses import LOSSES
+from kafnets.attacks.steps import Rule, step_of
 from kafnets.evaluation import pointwise
 from kafnets.evaluation.folding import folded
 from kafnets.evaluation.fusing import fuse
+from kafnets.evaluation.half import InFloat16
 from kafnets.evaluation.pointwise import KINDS, Pointwise
 from kafnets.models import create_model
 from test_folding import trained_looking
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ORACLES = {"identity": nn.Identity(), "relu": nn.ReLU(), "elu": nn.ELU(0.7), "silu": nn.SiLU()}
@@ -65,7 +69,7 @@ def test_the_kernels_in_the_interpreter():
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert " 25 passed" in done.stdout
+    assert "25 passed" in done.stdout
 
 
 @pytest.mark.parametrize("kernel", ["forward", "backward"])
@@ -137,3 +141,41 @@ def test_what_is_read_elsewhere_is_left_alone():
     model = trained_looking(Odd()).eval()
     images = torch.rand(2, 3, 8, 8)
     torch.testing.assert_close(fuse(folded(model))(images), model(images), rtol=1e-4, atol=1e-5)
+
+
+FREE = {"view", "detach", "t", "transpose", "alias", "_unsafe_view", "expand", "slice", "unsqueeze", "select"}
+FREE |= {"permute", "as_strided", "empty", "empty_like", "empty_strided"}
+
+
+class Counting(TorchDispatchMode):
+    """How many kernels a GPU would launch: operators that compute, and a convolution's bias in one more."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.name().removeprefix("aten::").partition(".")[0]
+        self.count += name not in FREE
+        self.count += name == "convolution" and args[2] is not None
+        return function(*args, **(kwargs or {}))
+
+
+def kernels_of_a_step(model):
+    rule = Rule(8 / 255, 2 / 255, 50, 10, LOSSES["cross_entropy"], "linf", 0.0, True)
+    step = step_of(model.eval().requires_grad_(False), rule, torch.device("cpu"), 2, 0)
+    images, labels = torch.rand(2, 3, 32, 32), torch.zeros(2, dtype=torch.long)
+    with Counting() as counting:
+        step(images, images, labels, None, None)
+    return counting.count
+
+
+def test_a_step_of_pgd_has_no_more_kernels_than_counted(monkeypatch):
+    torch.manual_seed(0)
+    fast = folded(create_model("resnet20"))
+    assert kernels_of_a_step(fast) <= 187
+    half = InFloat16(fast, 64.0)
+    launched = []
+    monkeypatch.setattr(pointwise, "_is_covered", lambda x, residual: True)
+    monkeypatch.setattr(pointwise, "_launch", lambda kernel, like, *_, **__: launched.append(like))
+    assert kernels_of_a_step(half) + len(launched) <= 144 and len(launched) == 2 * 19

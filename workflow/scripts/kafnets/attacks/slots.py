@@ -356,7 +356,7 @@ class Stream:
 
     def _index(self, rows):
         rows = torch.from_numpy(rows)
-        if self.images.is_cuda:  # from such memory the copy need not be waited for
+        if self.images.is_cuda and len(rows):  # from such memory the copy need not be waited for
             rows = rows.pin_memory()
         return rows.to(self.images.device, non_blocking=True)
 
