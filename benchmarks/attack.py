@@ -6,26 +6,41 @@ Without --model a ResNet20 is first trained for a minute, adversarially, on the 
 attacks the same images with the same settings, in turns, several times over; the table shows medians. A
 library that is not installed is left out (requirements-benchmarks.txt). On a CPU that others use too, the
 processor's time says more than the clock's.
+
+    python -m benchmarks.attack --published FOLDER --data cifar10.safetensors --stored FOLDER --device cuda
+
+The networks of the thesis's author (of the rows `--rows`; files as the pipeline converts them, or as
+published), each under PGD-50-10 with steps in each of `--precision`: how many of `--images` stay robust, in
+what time, and how the verdicts compare with those of the first precision and with the `--stored` ones of an
+earlier run (*pgd_{row}.npz). The file --json is written after each. With several `--batch-sizes` and fewer
+`--restarts` it shows which batch is best on a GPU:
+
+    python -m benchmarks.attack --published FOLDER --data cifar10.safetensors --device cuda --rows relu \\
+        --restarts 1 --batch-sizes 256 512 1024 2048 4096
 """
 
 import argparse
 import importlib
 import importlib.metadata
+import itertools
 import statistics
 import sys
 import time
 from pathlib import Path
 
+import numpy
 import torch
 from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
 
+from kafnets import published
 from kafnets.attacks import pgd
 from kafnets.attacks.base import is_correct, predict
 from kafnets.data import load, prepare_digits
-from kafnets.evaluation.judge import evaluate, synchronize
+from kafnets.evaluation.judge import PRECISIONS, evaluate, synchronize
 from kafnets.models import create_model, load_model
+from kafnets.registry import PUBLISHED
 from kafnets.runtime import records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.files import write_json
@@ -40,16 +55,33 @@ def main():
     parser.add_argument("--model", help="weights (safetensors); default: trained here on the digits")
     parser.add_argument("--data", help="prepared data set (safetensors) that belongs to --model")
     parser.add_argument("--activation", default="relu", help="of the network that is trained here")
-    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--images", type=int, help="default: 64; with --published all, of these the first")
     parser.add_argument("--eps", type=float, default=8, help="radius, in 255ths")
-    parser.add_argument("--iterations", type=int, default=10)
-    parser.add_argument("--restarts", type=int, default=3)
+    parser.add_argument("--iterations", type=int, help="default: 10; with --published 50")
+    parser.add_argument("--restarts", type=int, help="default: 3; with --published 10")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="written: every repeat, hardware, versions")
+    parser.add_argument("--published", type=Path, help="folder of the thesis author's weights")
+    parser.add_argument(
+        "--rows", nargs="+", default=["relu", "kaf", "swish"], choices=PUBLISHED, metavar="ROW"
+    )
+    parser.add_argument(
+        "--precision", nargs="+", default=["float16"], choices=PRECISIONS, help="of the steps"
+    )
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[None], help="default: by device")
+    parser.add_argument("--stored", type=Path, help="folder of verdicts to compare with, *pgd_{row}.npz")
     arguments = parser.parse_args()
+    if arguments.published:
+        if arguments.data is None:
+            parser.error("--published: give --data too, the prepared CIFAR-10")
+        published_networks(arguments)
+        return
+    defaults = {"images": 64, "iterations": 10, "restarts": 3}
+    for name, value in defaults.items():
+        setattr(arguments, name, value if getattr(arguments, name) is None else getattr(arguments, name))
     if (arguments.model is None) != (arguments.data is None):
         parser.error("--model and --data go together")
     torch.set_num_threads(arguments.threads)
@@ -82,6 +114,77 @@ def main():
                 "contestants": result,
             },
         )
+
+
+def published_networks(arguments):
+    """PGD on the networks of the thesis's author; a line for each, and the file as they come."""
+    torch.set_num_threads(arguments.threads)
+    device = resolve(arguments.device)
+    dataset = load(arguments.data)
+    images, labels = dataset.test_images[: arguments.images], dataset.test_labels[: arguments.images]
+    settings = {
+        "method": "pgd",
+        "eps": arguments.eps / 255,
+        "step": arguments.eps / 4 / 255,
+        "iterations": 50 if arguments.iterations is None else arguments.iterations,
+        "restarts": 10 if arguments.restarts is None else arguments.restarts,
+    }
+    rows = []
+    for row, size in itertools.product(arguments.rows, arguments.batch_sizes):
+        model = published.load_weights(row, weights_of(arguments.published, row)).to(device)
+        others = stored_verdicts(arguments.stored, row, len(labels))
+        for precision in arguments.precision:
+            figures, verdicts = evaluate(
+                model, images, labels, settings, precision=precision, batch_size=size
+            )
+            robust = verdicts["robust"].bool()
+            others = {**others, precision: others.get(precision, robust)}
+            figures |= {"row": row, "asked_precision": precision, "versus": compared(robust, others)}
+            rows.append(figures)
+            print(published_line(figures), flush=True)
+            if arguments.json:
+                environment = records.environment(device)
+                content = {"settings": settings, "environment": environment, "rows": rows}
+                write_json(arguments.json, {"benchmark": "published attack", **content})
+
+
+def weights_of(folder, row):
+    """The file of a row of the thesis's table, by either name."""
+    converted = folder / f"{row}.safetensors"
+    return converted if converted.is_file() else folder / f"{PUBLISHED[row]}.safetensors"
+
+
+def stored_verdicts(folder, row, count):
+    """{"stored": (count,) bool} of an earlier run, or nothing."""
+    paths = [] if folder is None else sorted(folder.glob(f"*pgd_{row}.npz"))
+    if not paths:
+        return {}
+    return {"stored": torch.from_numpy(numpy.load(paths[0])["robust"][:count].astype(bool))}
+
+
+def compared(robust, others):
+    """How many are robust by other verdicts, and on how many images only these or only the others say so."""
+    return {
+        name: {
+            "correct": int(other.sum()),
+            "only_here": int((robust & ~other).sum()),
+            "only_there": int((other & ~robust).sum()),
+        }
+        for name, other in others.items()
+    }
+
+
+def published_line(figures):
+    versus = "; ".join(
+        f"{name} {one['correct']} (only here {one['only_here']}, only there {one['only_there']})"
+        for name, one in figures["versus"].items()
+        if name != figures["asked_precision"]
+    )
+    return (
+        f"{figures['row']:6} batch {figures['batch_size']:5}, steps in {figures['gradient_precision']}: "
+        f"{figures['correct']} of {figures['examples']} robust, {figures['wall_seconds']:.2f} s, "
+        f"{figures['queries']} queries{'; ' * bool(versus)}{versus}"
+    )
 
 
 class Case:

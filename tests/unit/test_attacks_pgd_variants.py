@@ -1,15 +1,17 @@
 """The losses, norms, targets and momentum of PGD, against an independent library and literal loops."""
 
+import copy
 import math
 from itertools import pairwise
 
 import pytest
 import torch
 from attack_cases import EPS, STEP, a_set, check_witnesses, random_starts, small_net
-from kafnets.attacks import pgd, slots
+from kafnets.attacks import pgd, slots, steps
 from kafnets.attacks.balls import RandomStarts
 from kafnets.attacks.losses import LOSSES
 from kafnets.runtime.graphs import StepWithGraph
+from torch import nn
 from torch.nn import functional
 
 
@@ -162,7 +164,7 @@ def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch,
     images, labels = a_set(net)
     settings = {"eps": EPS, "step": STEP, "iterations": 5, "restarts": 3, **arguments}
     plain = pgd(net, images, labels, batch_size=batch_size, **settings)
-    make, sizes, padded = slots._step_of, [], []
+    make, sizes, padded = slots.step_of, [], []
 
     class Graph(StepWithGraph):
         def __init__(self, step, device, size):
@@ -178,7 +180,7 @@ def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch,
     def always_a_graph(model, rule, device, size, passes):
         return Graph(make(model, rule, device, size, 0), device, size)
 
-    monkeypatch.setattr(slots, "_step_of", always_a_graph)
+    monkeypatch.setattr(slots, "step_of", always_a_graph)
     replayed = pgd(net, images, labels, batch_size=batch_size, **settings)
     assert torch.equal(plain.robust, replayed.robust) and torch.equal(plain.clean, replayed.clean)
     torch.testing.assert_close(plain.adversarial, replayed.adversarial)
@@ -187,3 +189,105 @@ def test_closed_slots_that_stay_beside_the_open_ones_change_nothing(monkeypatch,
     assert all(2 * smaller <= larger for larger, smaller in pairwise(sizes))
     if arguments.get("early_stop", True):
         assert sum(padded) > plain.gradients  # rows nobody asks about
+
+
+VARIANTS = [
+    {},
+    {"momentum": 0.9},
+    {"targets": 2},
+    {"early_stop": False},
+    {"norm": "l2", "eps": 0.8, "step": 0.2},
+]
+
+
+def same_results(one, other):
+    assert torch.equal(one.robust, other.robust) and torch.equal(one.clean, other.clean)
+    torch.testing.assert_close(one.adversarial, other.adversarial)
+    assert (one.queries, one.gradients) == (other.queries, other.gradients)
+    assert one.accuracy_by_iteration == other.accuracy_by_iteration
+
+
+@pytest.mark.parametrize("led", [False, True])
+@pytest.mark.parametrize("arguments", VARIANTS)
+def test_passes_that_nobody_waits_for_change_nothing(monkeypatch, arguments, led):
+    """As on a GPU: jobs run beyond the pass that decides them, restarts begin before the last is judged."""
+    net = small_net()
+    images, labels = a_set(net)
+    settings = {"eps": EPS, "step": STEP, "iterations": 4, "restarts": 3, **arguments}
+    settings["surrogate"] = small_net().eval() if led else None
+    for batch_size, pace in ((11, (3, 2)), (48, (1, 1))):
+        plain = pgd(net, images, labels, batch_size=batch_size, **settings)
+        calls = []
+        settings["progress"] = lambda *figures, calls=calls: calls.append(figures)
+        with monkeypatch.context() as patch:
+            patch.setattr(slots, "_pace", lambda device, led, pace=pace: pace)
+            same_results(pgd(net, images, labels, batch_size=batch_size, **settings), plain)
+        assert calls[-1] == (plain.queries - len(images), 0, plain.robust.double().mean().item())
+    assert 0 < plain.robust.sum() < plain.clean.sum()
+
+
+class Halfway:
+    """Keeps the state after so many passes."""
+
+    def __init__(self, passes=-1, state=None):
+        self.passes, self.state = passes, state
+
+    def recall(self):
+        return self.state
+
+    def note(self, state):
+        self.passes -= 1
+        if self.passes == 0:
+            self.kept = copy.deepcopy(state())
+
+
+@pytest.mark.parametrize("passes", [1, 9, 20])
+def test_an_attack_goes_on_in_the_midst_of_passes_that_nobody_waited_for(monkeypatch, passes):
+    net = small_net()
+    images, labels = a_set(net)
+    settings = {"eps": EPS, "step": STEP, "iterations": 4, "restarts": 3, "batch_size": 11}
+    settings["surrogate"] = small_net().eval()
+    plain = pgd(net, images, labels, **settings)
+    monkeypatch.setattr(slots, "_pace", lambda device, led: (2, 2))
+    memory = Halfway(passes)
+    same_results(pgd(net, images, labels, **settings, memory=memory), plain)
+    same_results(pgd(net, images, labels, **settings, memory=Halfway(state=memory.kept)), plain)
+
+
+@pytest.mark.parametrize("says_right", [False, True])
+def test_what_leads_the_attack_does_not_judge(monkeypatch, says_right):
+    """It is asked about every point that the surrogate calls fooled, and about the last ones in any case."""
+    net = small_net().eval()
+    images, labels = a_set(net)
+    settings = {"eps": EPS, "step": STEP, "iterations": 6, "restarts": 2}
+    plain = pgd(net, images, labels, early_stop=not says_right, **settings)
+    monkeypatch.setattr(steps, "is_correct", lambda logits, labels: torch.full_like(labels == 0, says_right))
+    found = pgd(net, images, labels, surrogate=small_net().eval(), **settings)
+    check_witnesses(net, images, labels, found)
+    assert torch.equal(found.clean, plain.clean) and torch.equal(found.robust, plain.robust)
+    assert 0 < found.robust.sum() < found.clean.sum() and not found.stalled.any()
+    if not says_right:
+        assert found.queries == plain.queries + plain.gradients  # every point was one to ask about
+
+
+class Blind(nn.Module):
+    """No gradient where the mean pixel is below a threshold."""
+
+    def __init__(self, net, threshold):
+        super().__init__()
+        self.net, self.threshold = net, threshold
+
+    def forward(self, x):
+        logits = self.net(x)
+        dark = (x.flatten(1).mean(1) < self.threshold)[:, None]
+        return torch.where(dark, logits.detach(), logits)
+
+
+def test_images_without_a_gradient_are_told():
+    net = small_net().eval()
+    images, labels = a_set(net)
+    blind = images.flatten(1).mean(1).median().item()
+    found = pgd(net, images, labels, eps=1e-4, step=1e-5, iterations=3, surrogate=Blind(net, blind))
+    assert found.robust.sum() > 20
+    expected = found.robust & (images.flatten(1).mean(1) < blind)
+    assert (found.stalled == expected).float().mean() > 0.95 and 5 < found.stalled.sum() < 30

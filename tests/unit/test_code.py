@@ -95,6 +95,7 @@ def place(tmp_path_factory):
 ELSEWHERE = {
     "kafnets.activations.kaf.gpu": "imported where a KAF is computed on a GPU",
     "kafnets.activations.kaf.triton_kernels": "of gpu",
+    "kafnets.evaluation.pointwise_kernels": "imported where a GPU computes in float16",
 }
 
 

@@ -73,7 +73,9 @@ class Task:
         none = self.labels == self.labels
         return self.result(self.images.clone(), none, none.clone(), 0, 0, **figures)
 
-    def result(self, adversarial, robust, clean, queries, gradients, *, distances=None, **figures):
+    def result(
+        self, adversarial, robust, clean, queries, gradients, *, distances=None, stalled=None, **figures
+    ):
         """An AttackResult where the images came from, with no graph behind it."""
         return AttackResult(
             adversarial=adversarial.detach().to(self.home),
@@ -82,6 +84,7 @@ class Task:
             queries=queries,
             gradients=gradients,
             distances=None if distances is None else distances.detach().to(self.home),
+            stalled=None if stalled is None else stalled.to(self.home),
             **figures,
         )
 

@@ -1,6 +1,8 @@
 """The balls in which attacks search: norms, the way back into a ball, and random points to start from."""
 
+import functools
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -67,25 +69,46 @@ def lengths(vectors):
 
 
 class RandomStarts:
-    """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set."""
+    """Uniform points of the ball, clipped to [0, 1]: `starts[r]` is those of restart r for the whole set.
+
+    They are drawn on the CPU; those that :meth:`begin` is told of, in a thread beside whatever else is done.
+    """
 
     def __init__(self, images, eps, seed, norm="linf"):
         self.images, self.eps, self.norm = images, eps, norm
         self.seed = check_integer("seed", seed, 0)
+        self.begun = {}
+
+    def begin(self, restart):
+        """Lets the noise of a restart be drawn before it is asked for."""
+        if restart not in self.begun:
+            self.begun[restart] = _one_thread().submit(self._noise, restart)
 
     def __getitem__(self, restart):
+        begun = self.begun.pop(restart, None)
+        noise = self._noise(restart) if begun is None else begun.result()
+        noise = noise.to(self.images.device, non_blocking=self.images.is_cuda)
+        return (self.images + noise).clamp_(0, 1).to(self.images.dtype)
+
+    def _noise(self, restart):
         # torch's CPU generator reads only 32 bits of its seed, so the pair is hashed, not packed
         state = np.random.SeedSequence([self.seed, restart]).generate_state(1)
         generator = torch.Generator().manual_seed(int(state[0]))
         dtype = torch.float32 if self.images.dtype in HALVES else self.images.dtype
-        noise = torch.empty(self.images.shape, dtype=dtype)
+        # from pinned memory it reaches a GPU without the host's waiting
+        noise = torch.empty(self.images.shape, dtype=dtype, pin_memory=self.images.is_cuda)
         if self.norm == "linf":
             noise.uniform_(-self.eps, self.eps, generator=generator)
         else:
             noise.normal_(generator=generator)
             radius = torch.rand(len(noise), generator=generator, dtype=noise.dtype) ** (1 / noise[:1].numel())
             noise *= per_image(self.eps * radius, noise) / lengths(noise)
-        return (self.images + noise.to(self.images.device)).clamp_(0, 1).to(self.images.dtype)
+        return noise
+
+
+@functools.cache
+def _one_thread():
+    return ThreadPoolExecutor(1, "starts")
 
 
 def check_starts(starts, images, eps, norm, runs):

@@ -6,7 +6,8 @@ from .arguments import HALVES, check_choice, check_integer, check_real, checked_
 from .balls import RandomStarts, check_radius, check_starts
 from .base import frozen, seeded
 from .losses import LOSSES, check_enough_classes, rivals
-from .slots import Rule, Stream
+from .slots import Stream
+from .steps import Rule
 
 
 def pgd(
@@ -26,6 +27,7 @@ def pgd(
     batch_size=None,
     seed=0,
     starts=None,
+    surrogate=None,
     progress=None,
     memory=None,
 ):
@@ -63,6 +65,10 @@ def pgd(
             depends neither on the batch size nor on the device. torch's own random numbers, for a model that
             draws some, are seeded too; see :class:`kafnets.attacks.Expectation` for such models.
         starts: (restarts * max(targets, 1), N, ...) start points to use instead, inside the ball.
+        surrogate: a network that computes about the same in less time (in float16, say), whose gradients the
+            steps follow; only their directions count. What it misclassifies on the way counts where the model
+            does too, and is attacked on otherwise; the last point of a restart is the model's to judge. On a
+            GPU the model is asked without TF32. Default: the model's own gradients
         progress: called as progress(done, left, accuracy) after every pass: forward passes in images so
             far, at most how many are left, and the share of images not yet fooled.
         memory: where to go on after an interruption: memory.recall() is the state that the same call left, or
@@ -104,14 +110,16 @@ def pgd(
             check_enough_classes(logits.shape[1], loss, targets)
             ranked = rivals(logits, task.labels)[:, :targets] if targets else None
         wide = task.images if half is None else task.images.float()
-        stream = Stream(model, rule, wide, task.labels, clean, ranked)
-        stream.run(starts, task.batch_size, progress, memory)
+        with frozen(model if surrogate is None else surrogate):
+            stream = Stream(model, rule, wide, task.labels, clean, ranked, task.batch_size, surrogate)
+            stream.run(starts, progress, memory)
     return task.result(
         adversarial=stream.adversarial.to(task.images.dtype),
         robust=torch.from_numpy(stream.clean & ~stream.found),
         clean=torch.from_numpy(stream.clean),
         queries=len(images) + stream.queries,
         gradients=stream.gradients,
+        stalled=None if surrogate is None else torch.from_numpy(stream.stalled & ~stream.found),
         accuracy_by_iteration=(stream.right_at / max(len(images), 1)).tolist(),
     )
 

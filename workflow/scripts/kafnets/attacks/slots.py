@@ -3,6 +3,10 @@
 A slot whose image is fooled, or whose iterations are over, takes the next job at once, so that every forward
 pass is full and no pass is spent on an image that is already decided. The verdicts are those of the plain
 nested loop over restarts and iterations: jobs differ in when they run, never in their start points or steps.
+
+A GPU is not waited for. The passes go on while the verdicts of earlier ones are on their way to the host: a
+job runs a few steps beyond the one that decided it, and an image's next restart begins before the last one is
+judged. What is done too much is dropped; nothing that is counted or returned depends on it.
 """
 
 from collections import deque
@@ -11,116 +15,125 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..runtime.graphs import WARM_UP, StepWithGraph
-from .balls import into_ball, lengths, per_image
-from .base import differentiable, is_correct
+from ..runtime.device import exact_convolutions
+from ..runtime.graphs import StepWithGraph
+from .base import is_correct
+from .steps import step_of
 
 
-@dataclass(frozen=True)
-class Rule:
-    """How a point moves, and when a job is over."""
+def _pace(device, led):
+    """Passes whose verdicts are read together, and how many may be under way meanwhile.
 
-    eps: float
-    step: float
-    iterations: int
-    runs: int
-    loss: object
-    norm: str
-    momentum: float
-    early_stop: bool
-    half: torch.dtype | None = None
-
-    def move(self, points, gradient, centers, velocity):
-        """One step of all points, and their accumulated gradients."""
-        gradient = gradient.nan_to_num(0.0, 0.0, 0.0)  # a gradient that is not a number points nowhere
-        if self.momentum:
-            size = gradient.abs().flatten(1).mean(1).clamp(min=torch.finfo(gradient.dtype).tiny)
-            gradient = velocity = self.momentum * velocity + gradient / per_image(size, gradient)
-        direction = gradient.sign() if self.norm == "linf" else gradient / lengths(gradient)
-        return self.project(torch.add(points, direction, alpha=self.step), centers), velocity
-
-    def project(self, points, centers):
-        """The points brought back into the balls around their centers."""
-        return into_ball(points, centers, self.eps, self.norm)
-
-    def seen(self, points, centers):
-        """What the model sees of the points: in half precision they are rounded into the ball."""
-        return points if self.half is None else into_ball(points, centers.to(self.half), self.eps, self.norm)
+    Where a surrogate leads, the model is asked once for each such group: a forward pass of few images takes a
+    GPU nearly as long as one of many, and a job that goes on in vain for twice the group costs less.
+    """
+    if device.type != "cuda":
+        return 1, 0
+    return (8, 2) if led else (1, 1)
 
 
-# A capture costs about as much as this many steps of any other kind.
-_PASSES_WORTH_A_GRAPH = 30
-_REPLAYED_ALIKE = 0.999
+_FEWEST = 64  # images about which a GPU is asked: each new size would cost a search for algorithms
 
 
-def _step_of(model, rule, device, slots, passes):
-    """The function of one step: points, centers, labels, velocity, goals -> verdicts, moved points, velocity.
+class Fetched:
+    """A tensor on its way to the host, which goes on meanwhile."""
+
+    def __init__(self, tensor):
+        self.tensor, self.event = tensor.detach(), None
+        if tensor.is_cuda:
+            self.tensor = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            self.tensor.copy_(tensor, non_blocking=True)
+            self.event = torch.cuda.Event()
+            self.event.record()
+
+    def numpy(self):
+        if self.event is not None:
+            self.event.synchronize()
+        return self.tensor.numpy()
+
+
+@dataclass
+class _Pass:
+    """What is kept of one pass until its verdicts are there.
 
     Args:
-        slots (int): how many are open.
-        passes (int): about how many steps of so many slots there will be.
+        image: (rows,) the image in each slot, -1 for none.
+        gone: (rows,) passes that it had before, of all its restarts.
+        points: where the images were.
+        right: Fetched (rows,) verdicts of the network whose gradients were taken; None if it was not asked.
+        stuck: Fetched (rows,) where it had no gradient; None likewise.
+        asked: rows whose verdict the model itself gives.
+        answers: what it says, to be cut out of those of several passes: (Fetched, begin).
     """
 
-    def step(points, centers, labels, velocity, goals):
-        seen = rule.seen(points.detach(), centers).requires_grad_()
-        logits = differentiable(model(seen))
-        (gradient,) = torch.autograd.grad(rule.loss(logits, labels, goals), seen)
-        moved, velocity = rule.move(points.detach(), gradient.to(points.dtype), centers, velocity)
-        return is_correct(logits.detach(), labels), moved, velocity
+    image: np.ndarray
+    gone: np.ndarray
+    points: torch.Tensor
+    right: Fetched | None
+    stuck: Fetched | None
+    asked: np.ndarray | None = None
+    answers: tuple | None = None
 
-    return _AttackStep(step, device, slots) if passes >= _PASSES_WORTH_A_GRAPH else step
-
-
-class _AttackStep(StepWithGraph):
-    """One step of all slots; it changes nothing but what it returns, so that it can be tried at once."""
-
-    instead = "the attack goes on step by step"
-
-    def _capture(self, *inputs):
-        stream, current = torch.cuda.Stream(self.device), torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):  # libraries choose their algorithms and workspaces before the capture
-            for _ in range(WARM_UP):
-                self.step(*inputs)
-        current.wait_stream(stream)
-        super()._capture(*inputs)
-
-    def _does_the_same(self, *inputs):
-        moved, expected = self._replay(*inputs)[1], self.step(*inputs)[1]
-        # the sign of a gradient near zero may flip between two runs of the same kernels
-        return torch.isclose(moved, expected).float().mean() >= _REPLAYED_ALIKE
+    def verdicts(self):
+        """(rows,) bool: the model's own where it was asked, else those of the one that stands in for it."""
+        right = np.ones(len(self.image), bool) if self.right is None else self.right.numpy().copy()
+        if self.asked is not None:
+            fetched, begin = self.answers
+            right[self.asked] = fetched.numpy()[begin : begin + len(self.asked)]
+        return right
 
 
 class Stream:
     """The slots, their jobs, and what has been found so far.
 
-    The bookkeeping of a slot (which image, which restart, how many iterations, which row of the tensors) is
-    kept on the host, the pixels on the device; one small tensor of verdicts crosses over per pass. Where
-    steps are replayed from a graph, whose size is fixed, closed slots stay as rows that nobody asks about,
-    until they are half of all.
+    The bookkeeping (which image is in which slot, how many passes each image had) is kept on the host, the
+    pixels on the device. Where steps are replayed from a graph, whose size is fixed, empty slots stay until
+    they are half of all.
+
+    Args:
+        model (nn.Module): what is attacked.
+        rule (Rule): how.
+        images, labels, clean, ranked (Tensor): (N, ...), (N,), (N,) bool, and (N, targets) or None.
+        batch_size (int): slots at most.
+        surrogate (nn.Module, optional): whose gradients are followed instead of the model's. What it
+            misclassifies counts only where the model does too, and the model judges the last points.
     """
 
-    def __init__(self, model, rule, images, labels, clean, ranked):
+    def __init__(self, model, rule, images, labels, clean, ranked, batch_size, surrogate=None):
         self.model, self.rule, self.images, self.labels, self.ranked = model, rule, images, labels, ranked
+        self.batch_size, self.surrogate = batch_size, surrogate
         self.clean = clean.cpu().numpy()
-        self.found = np.zeros(len(images), bool)
+        self.found, self.stalled = np.zeros((2, len(images)), bool)
+        self.gone = np.zeros(len(images), np.int64)  # passes begun of each image, of all its restarts
         self.adversarial = images.clone()
         self.right_at = np.zeros(rule.iterations + 1, np.int64)
         self.queries = self.gradients = 0
+        self.every, self.ahead = _pace(images.device, surrogate is not None)
+        self.flying = deque()  # passes whose verdicts nobody has read
+        self.asked = deque()  # groups of passes about which the model was asked
 
-    def run(self, starts, batch_size, progress, memory):
-        self.starts, self.drawn = starts, {}
-        state = None if memory is None else memory.recall()
-        if state is None:
-            self._open(batch_size)
-        else:
-            self._restore(state)
-        while len(self.image):
-            self._pass()
-            if progress is not None:
+    def run(self, starts, progress=None, memory=None):
+        """Runs all jobs; see :func:`kafnets.attacks.pgd`."""
+        for _ in self.passes(starts, memory):
+            if progress is not None and self.queries:
                 progress(self.queries, self._left(), float((self.clean & ~self.found).mean()))
             if memory is not None:
                 memory.note(self._state)
+
+    def passes(self, starts, memory=None):
+        """Runs all jobs; comes back after every pass, so that several streams can take turns."""
+        self.starts, self.drawn = starts, {}
+        state = None if memory is None else memory.recall()
+        if state is None:
+            self._open()
+        else:
+            self._restore(state)
+        while len(self.image) or self.flying or self.asked:
+            if len(self.image):
+                self._pass()
+            self._look(everything=not len(self.image))
+            self._refill()
+            yield
 
     def _state(self):
         """All that the next pass and the verdicts depend on, for :meth:`_restore`.
@@ -128,14 +141,13 @@ class Stream:
         What the model said of the unperturbed images too: where it is undecided, another device may hear
         otherwise, and an image that was not attacked for one answer must not be judged by the other.
         """
+        self._look(everything=True)
+        arrays = ("clean", "found", "stalled", "gone", "image", "right_at")
         return {
-            "clean": torch.from_numpy(self.clean),
+            **{name: torch.from_numpy(getattr(self, name)) for name in arrays},
             "ranked": self.ranked,
-            "slots": torch.from_numpy(np.stack([self.image, self.restart, self.done, self.row])),
-            "jobs": torch.tensor(list(self.jobs), dtype=torch.int64).view(-1, 2),
-            "found": torch.from_numpy(self.found),
-            "right_at": torch.from_numpy(self.right_at),
-            "counts": [self.waiting, self.queries, self.gradients],
+            "jobs": torch.tensor(list(self.jobs), dtype=torch.int64),
+            "counts": [self.queries, self.gradients],
             "adversarial": self.adversarial,
             "pixels": self.pixels,
             "classes": self.classes,
@@ -143,27 +155,24 @@ class Stream:
 
     def _restore(self, state):
         device = self.images.device
-        self.clean = state["clean"].numpy()
+        for name in ("clean", "found", "stalled", "gone", "image", "right_at"):
+            setattr(self, name, state[name].numpy())
         self.ranked = None if state["ranked"] is None else state["ranked"].to(device)
-        self.image, self.restart, self.done, self.row = state["slots"].numpy()
-        self.jobs = deque(map(tuple, state["jobs"].tolist()))
-        self.found, self.right_at = state["found"].numpy(), state["right_at"].numpy()
-        self.waiting, self.queries, self.gradients = state["counts"]
+        self.jobs = deque(state["jobs"].tolist())
+        self.queries, self.gradients = state["counts"]
         self.adversarial = state["adversarial"].to(device)
         self.pixels = {name: tensor.to(device) for name, tensor in state["pixels"].items()}
         self.classes = {name: tensor.to(device) for name, tensor in state["classes"].items()}
-        self.step = self._step_for(len(self.classes["labels"]), self._left())
+        self.attacked = self.clean if self.rule.early_stop else np.ones_like(self.clean)
+        self.step = self._step_for(len(self.image), self._left())
 
-    def _open(self, batch_size):
-        """Queues all jobs and fills the slots for the first time."""
-        chosen = self.clean if self.rule.early_stop else np.ones_like(self.clean)
-        self.jobs = deque((image, 0) for image in np.flatnonzero(chosen).tolist())
-        # restarts of the queued images, the later ones included
-        self.waiting = len(self.jobs) * self.rule.runs
-        slots = min(batch_size, len(self.jobs))
+    def _open(self):
+        """Queues the first restart of all images and fills the slots for the first time."""
+        self.attacked = self.clean if self.rule.early_stop else np.ones_like(self.clean)
+        self.jobs = deque(np.flatnonzero(self.attacked).tolist())
+        slots = min(self.batch_size, len(self.jobs))
         self.step = self._step_for(slots, len(self.jobs) * self.rule.iterations)
-        self.image, self.restart, self.done = np.zeros((3, slots), np.int64)
-        self.row = np.arange(slots)
+        self.image = np.full(slots, -1)
         nothing = self.images.new_zeros(slots, *self.images.shape[1:])
         self.pixels = {"points": nothing, "centers": nothing.clone()}
         if self.rule.momentum:
@@ -171,66 +180,143 @@ class Stream:
         self.classes = {"labels": self.labels.new_zeros(slots)}
         if self.ranked is not None:
             self.classes["goals"] = self.labels.new_zeros(slots)
-        self._refill(np.arange(slots))
+        self._refill()
 
     def _step_for(self, slots, images):
         """The step for so many open slots, through which about so many images are still to pass."""
-        return _step_of(self.model, self.rule, self.images.device, slots, images // max(slots, 1))
+        searched = self.model if self.surrogate is None else self.surrogate
+        return step_of(searched, self.rule, self.images.device, slots, images // max(slots, 1))
 
     def _pass(self):
         """One forward pass of all slots, and one step of those that have iterations left."""
-        points, rule = self.pixels["points"], self.rule
-        last = self.done == rule.iterations
-        if last.all():
-            with torch.no_grad():
-                seen = rule.seen(points, self.pixels["centers"])
-                right = is_correct(self.model(seen), self.classes["labels"])
-        else:
-            right, self.pixels["points"], velocity = self.step(
+        points, occupied = self.pixels["points"], self.image >= 0
+        gone = np.where(occupied, self.gone[self.image], 0)
+        last = occupied & (self._iteration(gone) == self.rule.iterations)
+        right = stuck = None
+        if not np.array_equal(last, occupied):
+            right, self.pixels["points"], velocity, stuck = self.step(
                 points,
                 self.pixels["centers"],
                 self.classes["labels"],
                 self.pixels.get("velocity"),
                 self.classes.get("goals"),
             )
-            if rule.momentum:
+            right, stuck = Fetched(right), None if self.surrogate is None else Fetched(stuck)
+            if self.rule.momentum:
                 self.pixels["velocity"] = velocity
-        right = right.cpu().numpy()[self.row]
-        self.queries += len(last)
-        self.gradients += int(np.count_nonzero(~last))
-        counted = right & self.clean[self.image] & (self.restart == 0)
-        np.add.at(self.right_at, self.done[counted], 1)
-        over = np.flatnonzero(last | ~right if rule.early_stop else last)
-        self._settle(over, right, points)
-        self.done += 1
-        self._refill(over)
+        elif self.surrogate is None:
+            with torch.no_grad():
+                seen = self.rule.seen(points, self.pixels["centers"])
+                right = Fetched(is_correct(self.model(seen), self.classes["labels"]))
+        if self.pixels["points"] is points:  # which new jobs will overwrite
+            self.pixels["points"] = points.clone()
+        self.flying.append(_Pass(self.image.copy(), gone, points, right, stuck))
+        self.gone[self.image[occupied]] += 1
+        # the next restart, unless this one turns out to have fooled the model
+        self.jobs.extend(self.image[last & (gone + 1 < self._total)].tolist())
+        self.image[last] = -1
 
-    def _settle(self, rows, right, points):
-        """Notes what the jobs in these slots came to, and queues the next restart of what withstood them."""
-        again = right[rows] & (self.restart[rows] + 1 < self.rule.runs)
-        images, restarts = self.image[rows[again]], self.restart[rows[again]] + 1
-        self.jobs.extend(zip(images.tolist(), restarts.tolist(), strict=True))
-        self.waiting += int((self.rule.runs - restarts).sum())
-        self.found[self.image[rows[~right[rows]]]] = True
-        ended = rows[~again]
+    def _look(self, everything):
+        """Settles the passes whose verdicts should be there by now; or all of them."""
+        while self.flying and (everything or len(self.flying) >= self.ahead + self.every):
+            group = [self.flying.popleft() for _ in range(min(self.every, len(self.flying)))]
+            if self.surrogate is not None:
+                self._ask(group)
+            self.asked.append(group)
+        waiting = 1 if self.surrogate is not None and self.ahead and not everything else 0
+        while len(self.asked) > waiting:
+            for one in self.asked.popleft():
+                self._settle(one)
+
+    def _ask(self, group):
+        """Asks the model, exactly, about the points of these passes on which its own word is needed."""
+        points, images, begin = [], [], 0
+        for one in group:
+            needed = self._is_last(one)
+            if self.rule.early_stop and one.right is not None:
+                needed |= ~one.right.numpy()
+            one.asked = np.flatnonzero(needed & self._counts(one))
+            where, index = self._index(one.asked), self._index(one.image[one.asked])
+            points.append(self.rule.seen(one.points[where], self.images[index]))
+            images.append(one.image[one.asked])
+        images = np.concatenate(images)
+        if not len(images):
+            answers = Fetched(torch.ones(0, dtype=torch.bool))
+        else:
+            answers = Fetched(self._answers(torch.cat(points), self.labels[self._index(images)]))
+        for one in group:
+            one.answers, begin = (answers, begin), begin + len(one.asked)
+
+    def _answers(self, points, labels):
+        right = []
+        with torch.no_grad(), exact_convolutions():
+            for some, classes in zip(
+                points.split(self.batch_size), labels.split(self.batch_size), strict=True
+            ):
+                logits = self.model(self._padded(some))[: len(some)]
+                right.append(is_correct(logits, classes))
+        return torch.cat(right)
+
+    def _padded(self, points):
+        """On a GPU, some more rows, so that batches come in few sizes."""
+        if not points.is_cuda:
+            return points
+        size = min(max(_FEWEST, 1 << (len(points) - 1).bit_length()), self.batch_size)
+        return torch.cat([points, points[:1].expand(size - len(points), *points.shape[1:])])
+
+    def _settle(self, one):
+        """Notes what a pass came to, as far as its jobs were not decided by an earlier one."""
+        rule, counts, last = self.rule, self._counts(one), self._is_last(one)
+        right = one.verdicts()
+        moved = int(np.count_nonzero(counts & ~last))
+        asked = counts if one.asked is None else counts[one.asked]
+        # of a surrogate only the passes count whose gradients are followed
+        self.queries += int(np.count_nonzero(asked)) + (0 if one.asked is None else moved)
+        self.gradients += moved
+        if one.stuck is not None:
+            self.stalled[one.image[counts & ~last & one.stuck.numpy()]] = True
+        noted = counts & right & self.clean[one.image] & (one.gone <= rule.iterations)
+        np.add.at(self.right_at, one.gone[noted], 1)
+        fooled = counts & ~right & (last | rule.early_stop)
+        self.found[one.image[fooled]] = True
+        ended = np.flatnonzero(fooled | (counts & (one.gone + 1 == self._total)))
         if len(ended):
-            where = self._index(self.row[ended])
-            seen = self.rule.seen(points[where], self.pixels["centers"][where])
-            self.adversarial[self._index(self.image[ended])] = seen.to(points.dtype)
+            where, images = self._index(ended), self._index(one.image[ended])
+            seen = rule.seen(one.points[where], self.images[images])
+            self.adversarial[images] = seen.to(self.adversarial.dtype)
+        self.image[(self.image >= 0) & self.found[self.image]] = -1
 
-    def _refill(self, rows):
-        """Gives the slots `rows` new jobs; slots that get none are closed."""
-        taken = [self.jobs.popleft() for _ in range(min(len(rows), len(self.jobs)))]
-        if len(taken) < len(rows):
-            kept = np.setdiff1d(np.arange(len(self.image)), rows[len(taken) :])
-            rows = np.searchsorted(kept, rows[: len(taken)])
-            self._keep(kept)
-        if not taken:
+    def _counts(self, one):
+        """(rows,) bool: a slot of the pass whose image was not decided before."""
+        return (one.image >= 0) & ~self.found[one.image]
+
+    def _is_last(self, one):
+        return (one.image >= 0) & (self._iteration(one.gone) == self.rule.iterations)
+
+    def _iteration(self, gone):
+        return gone % (self.rule.iterations + 1)
+
+    @property
+    def _total(self):
+        """The passes of an image that withstands them all."""
+        return self.rule.runs * (self.rule.iterations + 1)
+
+    def _refill(self):
+        """Gives the empty slots new jobs; closes those that get none."""
+        empty = np.flatnonzero(self.image < 0)
+        images = []
+        while self.jobs and len(images) < len(empty):
+            image = self.jobs.popleft()
+            if not self.found[image]:
+                images.append(image)
+        rows, images = empty[: len(images)], np.array(images, np.int64)
+        self.image[rows] = images
+        if len(rows) < len(empty):
+            rows = self._close(rows)
+        if not len(rows):
             return
-        images, restarts = np.array(taken).T
-        self.waiting -= int((self.rule.runs - restarts).sum())
-        self.image[rows], self.restart[rows], self.done[rows] = images, restarts, 0
-        where, index = self._index(self.row[rows]), self._index(images)
+        restarts = self.gone[images] // (self.rule.iterations + 1)
+        where, index = self._index(rows), self._index(images)
         self.classes["labels"][where] = self.labels[index]
         if self.ranked is not None:
             self.classes["goals"][where] = self.ranked[index, self._index(restarts % self.ranked.shape[1])]
@@ -245,32 +331,35 @@ class Stream:
         # image + noise may round to a point outside the ball
         self.pixels["points"][where] = self.rule.project(points, centers)
 
-    def _keep(self, slots):
-        """Closes all slots but these."""
-        self.image, self.restart, self.done = self.image[slots], self.restart[slots], self.done[slots]
-        self.row = self.row[slots]
-        rows = len(self.classes["labels"])
+    def _close(self, rows):
+        """Closes the empty slots; returns where the slots `rows` are now."""
+        kept = np.flatnonzero(self.image >= 0)
         replayed = isinstance(self.step, StepWithGraph) and self.step.graph is not None
-        if replayed and 2 * len(slots) > rows:
-            return
-        index = self._index(self.row)
+        if replayed and len(kept) and 2 * len(kept) > len(self.image):
+            return rows
+        self.image = self.image[kept]
+        index = self._index(kept)
         for tensors in (self.pixels, self.classes):
             tensors.update({name: tensor[index] for name, tensor in tensors.items()})
-        self.row = np.arange(len(slots))
-        if replayed and len(slots):
-            self.step = self._step_for(len(slots), self._left())
+        if replayed and len(kept):
+            self.step = self._step_for(len(kept), self._left())
+        return np.searchsorted(kept, rows)
 
     def _starts_of(self, restart):
         """The start points of one restart, drawn when first needed and kept until the next ones are."""
         if restart not in self.drawn:
             # jobs are taken (all but) in the order of their restarts: an older one is hardly asked for again
             self.drawn = {restart: self.starts[restart].to(self.images)}
+            if self.images.is_cuda and restart + 1 < self.rule.runs and hasattr(self.starts, "begin"):
+                self.starts.begin(restart + 1)
         return self.drawn[restart]
 
     def _index(self, rows):
-        return torch.from_numpy(rows).to(self.images.device)
+        rows = torch.from_numpy(rows)
+        if self.images.is_cuda and len(rows):  # from such memory the copy need not be waited for
+            rows = rows.pin_memory()
+        return rows.to(self.images.device, non_blocking=True)
 
     def _left(self):
         """Forward passes, in images, that are left at most."""
-        runs = self.waiting + int((self.rule.runs - self.restart).sum())
-        return runs * (self.rule.iterations + 1) - int(self.done.sum())
+        return int((self._total - self.gone[self.attacked & ~self.found]).sum())

@@ -21,6 +21,7 @@ def thesis_pgd(
     batch_size=None,
     seed=0,
     starts=None,
+    surrogate=None,
     progress=None,
     memory=None,
 ):
@@ -32,8 +33,9 @@ def thesis_pgd(
     changed the largest share of the predictions (the first of equals), instead of the worst per image.
 
     Args:
-        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts, progress,
-            memory: as in :func:`pgd`, with the same random starts. The labels serve for the verdict only.
+        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts,
+            surrogate, progress, memory: as in :func:`pgd`, with the same random starts. The labels serve for
+            the verdict only.
 
     Returns:
         AttackResult: `robust` is True where the chosen restart's last point gets the true label, so it does
@@ -58,6 +60,7 @@ def thesis_pgd(
 
     best = {"restart": 0, "chosen": None, "most_changed": -1.0, "queries": len(images), "gradients": 0}
     best["logits"] = logits
+    best["stalled"] = None if surrogate is None else torch.zeros(len(images), dtype=torch.bool)
     state = None if memory is None else memory.recall()
     if state is not None:
         best = state["best"]
@@ -75,6 +78,7 @@ def thesis_pgd(
             early_stop=False,
             batch_size=task.batch_size,
             starts=starts[restart][None],
+            surrogate=surrogate,
             progress=_whole_progress(progress, restart, restarts, len(images) * (iterations + 2)),
             memory=None if memory is None else _MemoryOfARestart(memory, best, state),
         )
@@ -82,6 +86,8 @@ def thesis_pgd(
         changed = 1 - result.robust.float().mean().item()
         if changed > best["most_changed"]:
             best.update(chosen=result.adversarial, most_changed=changed)
+        if surrogate is not None:
+            best["stalled"] = best["stalled"] | result.stalled.cpu()
         best.update(
             restart=restart + 1,
             queries=best["queries"] + result.queries,
@@ -95,6 +101,7 @@ def thesis_pgd(
         clean=is_correct(logits, task.labels),
         queries=best["queries"] + len(images),
         gradients=best["gradients"],
+        stalled=best["stalled"],
     )
 
 

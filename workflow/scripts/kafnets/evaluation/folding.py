@@ -44,7 +44,7 @@ def folded(model):
     traced = fx.GraphModule(model, graph)
     modules = dict(traced.named_modules())
     for node in list(traced.graph.nodes):
-        if _is_plain(node, modules, nn.BatchNorm2d) and modules[node.target].running_mean is not None:
+        if is_plain(node, modules, nn.BatchNorm2d) and modules[node.target].running_mean is not None:
             _fold(node, traced, modules)
     traced.graph.lint()
     traced.recompile()
@@ -62,7 +62,7 @@ def _has_hooks(module):
     )
 
 
-def _is_plain(node, modules, kind):
+def is_plain(node, modules, kind):
     """A call of a layer that is `kind` itself: a subclass, or a parametrized one, may compute anything.
 
     A class that does not says so itself (`scales_with_weight`); one derived from it has to say it again.
@@ -74,9 +74,9 @@ def _is_plain(node, modules, kind):
     return (type(layer) is kind or declared) and not _has_hooks(layer)
 
 
-def _is_private_convolution(node, modules):
+def is_private_convolution(node, modules):
     """A convolution whose output nobody else reads, called once, so that its weights may be changed."""
-    if not _is_plain(node, modules, nn.Conv2d) or len(node.users) != 1:
+    if not is_plain(node, modules, nn.Conv2d) or len(node.users) != 1:
         return False
     convolution = modules[node.target]
     same = [name for name, module in modules.items() if module is convolution]
@@ -90,31 +90,31 @@ def _is_private_convolution(node, modules):
 def _fold(node, traced, modules):
     """Folds the normalisation `node` into what precedes it, when that is a convolution or a sum with one."""
     (before,) = node.args
-    scale, shift = _affine(modules[node.target])
-    if _is_private_convolution(before, modules):
-        _rescale(modules[before.target], scale, shift)
+    scale, shift = affine(modules[node.target])
+    if is_private_convolution(before, modules):
+        rescale(modules[before.target], scale, shift)
         node.replace_all_uses_with(before)
-    elif _is_sum(before) and len(before.users) == 1:
+    elif is_sum(before) and len(before.users) == 1:
         convolution, other = before.args
-        if not _is_private_convolution(convolution, modules):
+        if not is_private_convolution(convolution, modules):
             convolution, other = other, convolution
         # a shortcut that is not a convolution would need a multiplication of its own: nothing gained
-        if convolution is other or not all(_is_private_convolution(one, modules) for one in before.args):
+        if convolution is other or not all(is_private_convolution(one, modules) for one in before.args):
             return
-        _rescale(modules[convolution.target], scale, shift)
-        _rescale(modules[other.target], scale, torch.zeros_like(shift))
+        rescale(modules[convolution.target], scale, shift)
+        rescale(modules[other.target], scale, torch.zeros_like(shift))
         node.replace_all_uses_with(before)
     else:
         return
     traced.graph.erase_node(node)
 
 
-def _is_sum(node):
+def is_sum(node):
     is_call = node.op in ("call_function", "call_method") and node.target in _ADDITIONS
     return is_call and len(node.args) == 2 and not node.kwargs
 
 
-def _affine(norm):
+def affine(norm):
     """The scale and shift per channel of a batch normalisation in evaluation mode, in float64."""
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -123,7 +123,7 @@ def _affine(norm):
     return scale, shift if norm.bias is None else shift + norm.bias.double()
 
 
-def _rescale(convolution, scale, shift):
+def rescale(convolution, scale, shift):
     """Lets a convolution compute scale * its output + shift."""
     weight, bias = convolution.weight, convolution.bias
     old = 0 if bias is None else bias.double()

@@ -85,19 +85,32 @@ def fast_copy(model, images):
         return model, f"it cannot be copied ({type(error).__name__})"
     try:
         with exact_convolutions():
-            logits, gradients = _answers(copy, images)
-            expected, directions = _answers(model, images)
+            why = compare(copy, model, images, ROUNDING, ALIGNED)
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        return model, f"its gradients cannot be compared ({type(error).__name__})"
-    agree = _difference(logits, expected) <= ROUNDING
+        why = f"its gradients cannot be compared ({type(error).__name__})"
+    return (model, why) if why else (copy, "")
+
+
+def compare(copy, model, images, rounding, aligned):
+    """In words how a copy's answers differ from the network's; "" where they agree on most images.
+
+    Args:
+        copy, model (nn.Module): the two.
+        images (Tensor): (N, ...) as they take them; one batch.
+        rounding (float): the largest difference of two logits that are the same, as a share of their range.
+        aligned (float): the least cosine of two gradients that are the same.
+    """
+    logits, gradients = _answers(copy, images)
+    expected, directions = _answers(model, images)
+    agree = _difference(logits, expected) <= rounding
     if agree.float().mean() < AGREEING:
-        return model, f"the copy's logits differ on {int((~agree).sum())} of {len(agree)} images"
-    agree = _are_aligned(gradients, directions)
+        return f"the copy's logits differ on {int((~agree).sum())} of {len(agree)} images"
+    agree = _are_aligned(gradients, directions, aligned)
     if agree.float().mean() < AGREEING:
-        return model, f"the copy's gradients differ on {int((~agree).sum())} of {len(agree)} images"
-    return copy, ""
+        return f"the copy's gradients differ on {int((~agree).sum())} of {len(agree)} images"
+    return ""
 
 
 def _answers(model, images):
@@ -120,8 +133,8 @@ def _difference(logits, others):
     return torch.where(same.all(1), 0.0, difference.nan_to_num(torch.inf))
 
 
-def _are_aligned(gradients, others):
+def _are_aligned(gradients, others, least):
     """(N,) bool: the gradients point the same way and are about as long, or both are zero."""
     one, other = gradients.double().flatten(1), others.double().flatten(1)
     same = (one == other) | (one.isnan() & other.isnan())
-    return (torch.cosine_similarity(one, other) >= ALIGNED) | same.all(1)
+    return (torch.cosine_similarity(one, other) >= least) | same.all(1)

@@ -17,6 +17,7 @@ from ..runtime.device import exact_convolutions
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.progress import bar, duration, line
 from ..runtime.units import fraction
+from .half import differs, half_copy
 from .inspection import check_judgeable, fast_copy, sample
 
 # Of a slice of the configuration, what says which cell it is; the rest goes to the attack.
@@ -37,17 +38,38 @@ _NOT_FOR_ATTACK = (
 RESUMABLE = ("pgd", "thesis_pgd")
 # Attacks by whose verdict an image may be robust although it is misclassified unperturbed.
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
+# What the steps of an attack may be computed in.
+PRECISIONS = ("float16", "float32")
+# Of the images: how many may stop somewhere for want of a float16 gradient before float16 is given up.
+STALLED = 0.01
 _SECONDS_BETWEEN_LINES = 20
 CHECKPOINT_SECONDS = 300
 
 
-def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, progress=None, memory=None):
+def evaluate(
+    model,
+    images,
+    labels,
+    settings,
+    *,
+    sources=(),
+    batch_size=None,
+    precision=None,
+    progress=None,
+    memory=None,
+):
     """Attacks every image and counts what stays rightly classified.
 
     The attack runs on a faster copy of the network, proved on these images to compute the same up to rounding
     (:func:`.inspection.fast_copy`); else on the network itself. The verdicts are the network's own,
     without TF32: each is its answer to the image that the attack ended with, and where the copy was fooled
     and the network is not, the attack is run again on the network itself.
+
+    On a GPU the steps of the `RESUMABLE` attacks follow the gradients of a float16 copy, where that is proved
+    to point the same way (:func:`.half.half_copy`): before the attack on the images, after it on the points
+    that withstood it. What it misclassifies counts where the network does too. Where it had no gradient the
+    image is attacked again on the network itself; where that is more than 1 % of the images, or the second
+    proof fails, all is done anew in float32. A line in the log says so.
 
     Args:
         model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
@@ -62,14 +84,16 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         sources (sequence of nn.Module, optional): for attacks that craft examples on other models: these, one
             for each of the activations in `settings["sources"]`.
         batch_size (int, optional): images per forward pass; halved as often as the device's memory asks for.
+        precision (str, optional): of the steps: "float32"; "float16" for what None chooses on a GPU alone.
         progress (callable, optional): see :func:`kafnets.attacks.pgd`.
         memory (Memory, optional): where the attack, one of the `RESUMABLE`, goes on after an interruption.
 
     Returns:
         (dict, dict): the record's figures, and the verdicts {"robust": (N,) uint8, "clean": (N,) uint8}.
-        Among the figures: `attacked`, what the attack saw; `random`, whether two passes over the same images
-        differ; `zero_gradient_fraction` and `saturated_fraction` (:func:`vanishing_gradients`); `warnings`,
-        a sentence for whatever makes the accuracy doubtful.
+        Among the figures: `attacked`, what the attack saw; `gradient_precision`, in which arithmetic its
+        gradients were computed ("tf32": float32, convolutions as a GPU rounds them); `random`, whether two
+        passes over the same images differ; `zero_gradient_fraction` and `saturated_fraction`
+        (:func:`vanishing_gradients`); `warnings`, a sentence for whatever makes the accuracy doubtful.
 
     Raises:
         UserError: for an unknown method or wrong settings; for a network whose answer for an image depends on
@@ -80,6 +104,9 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         raise ValueError(f"images: expected uint8 pixels, found {images.dtype}")
     if not len(images):
         raise UserError("the test set is empty")
+    if precision not in (None, *PRECISIONS):
+        known = " or ".join(PRECISIONS)
+        raise UserError(f"precision: {precision!r} is not known; write {known}, or nothing")
     method = settings.get("method")
     attack = lookup(ATTACKS, method, "method").load()
     device = device_of(model, images)
@@ -96,39 +123,61 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
     if samples != 1:
         model = Expectation(model, samples)
 
+    in_half = method in RESUMABLE and pixels.dtype is torch.float32 and precision != "float32"
+    in_half &= precision == "float16" or device.type == "cuda"
+
     def look(batch_size):
         some = sample(pixels)[:batch_size]
         random = check_judgeable(model, some)
         copy, why = (model, "it is random") if random else fast_copy(model, some)
-        return random, copy, why, [fast_copy(source, some)[0] for source in sources]
+        half = None
+        if in_half and not random:
+            half, unfit = half_copy(copy, some)
+            if unfit:
+                line(f"the attack's steps are in float32: {unfit}")
+        return random, copy, why, half, [fast_copy(source, some)[0] for source in sources]
 
-    (random, copy, why, copies), batch_size = in_memory(look, batch_size)
+    (random, copy, why, half, copies), batch_size = in_memory(look, batch_size)
     if "sources" in settings:
         arguments["sources"] = copies
+
+    def search(batch_size):
+        """The attack's result, and where float16 gave it no gradient: None when float16 did not lead it."""
+        given = {"progress": progress, "batch_size": batch_size, **arguments}
+        if half is None:
+            return attack(copy, pixels, labels, **given, **first), None
+        result = attack(model, pixels, labels, surrogate=half, **given, **first)
+        unfit = _unfit(half, copy, result, batch_size)
+        if not unfit:
+            return result, result.stalled
+        line(f"the attack is made anew with steps in float32: {unfit}")
+        return attack(copy, pixels, labels, **given), None
 
     def judge(batch_size):
         if memory is not None:
             memory.batch_size = batch_size
-        result = attack(copy, pixels, labels, progress=progress, batch_size=batch_size, **arguments, **first)
+        result, stalled = search(batch_size)
         queries = result.queries
         with exact_convolutions():
             clean, robust = _answers(model, pixels, result.adversarial, labels, batch_size)
             if method not in NOT_IMPLYING_CLEAN:
                 robust &= clean
                 disputed = robust & ~result.robust
+                if stalled is not None:
+                    disputed |= robust & stalled
                 if disputed.any():
                     again = attack(
                         model, pixels[disputed], labels[disputed], batch_size=batch_size, **arguments
                     )
                     robust[disputed] = again.robust
                     queries += again.queries
-        return result, clean, robust, queries
+        return result, clean, robust, queries, stalled is not None
 
     synchronize(device)
     started = time.perf_counter()
     try:
         with seeded(arguments["seed"], device):
-            (result, clean, robust, queries), batch_size = in_memory(judge, batch_size)
+            (result, clean, robust, queries, led_by_half), batch_size = in_memory(judge, batch_size)
     except (TypeError, ValueError) as error:
         raise UserError(f"attack {settings.get('attack', method)}: {error}") from error
     synchronize(device)
@@ -145,6 +194,7 @@ def evaluate(model, images, labels, settings, *, sources=(), batch_size=None, pr
         "queries": queries,
         "gradients": result.gradients,
         "attacked": "a faster copy" if not why else f"the network itself: {why}",
+        "gradient_precision": "float16" if led_by_half else _precision_of(pixels),
         "random": random,
         "zero_gradient_fraction": zero,
         "saturated_fraction": saturated,
@@ -240,6 +290,22 @@ def _answers(model, images, adversarial, labels, batch_size):
     """Whether `model` classifies the images, and the adversarial ones, rightly: (N,) bool each."""
     with frozen(model):
         return tuple(is_correct(predict(model, some, batch_size), labels) for some in (images, adversarial))
+
+
+def _unfit(half, model, result, batch_size):
+    """Why the float16 copy has not led the attack as the network would have; "" when it has."""
+    share = result.stalled.double().mean().item()
+    if share > STALLED:
+        return f"{share:.1%} of the images had no gradient in float16"
+    kept = result.adversarial[(result.robust & ~result.stalled).nonzero()[:, 0]]
+    return differs(half, model, sample(kept)[:batch_size]) if len(kept) else ""
+
+
+def _precision_of(pixels):
+    """What a network computes in that takes such pixels."""
+    if pixels.is_cuda and pixels.dtype is torch.float32:
+        return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "float32"
+    return str(pixels.dtype).removeprefix("torch.")
 
 
 def attack_settings(settings):
