@@ -129,6 +129,24 @@ def backward(grad, x, alpha, dictionary, bandwidth, kernel, needs):
     )
 
 
+def inlined(parameters, narrowness, dtype):
+    """A Gaussian KAF with one dictionary for all channels, for a kernel that computes other layers too.
+
+    Args:
+        parameters (tuple of Tensor): alpha, dictionary, bandwidth.
+        narrowness (float): gamma Delta^2, about; where it is far off, only the speed suffers.
+        dtype (torch.dtype): of the input; in half precision one group is enough if its powers stay finite.
+    """
+    from ..inlined import Inlined
+    from . import triton_functions as code
+
+    points = parameters[0].shape[1]
+    one = dtype != torch.float32 and narrowness * points**2 / 4 <= 20
+    groups = 1 if one else -(-points // _GROUP)
+    sizes = (points, groups, -(-points // groups))
+    return Inlined(code.value, code.slope, parameters, code.prepare, code.weight, sizes)
+
+
 def _dense(x):
     """`x` with one stride from position to position, and where its results must be copied to, if anywhere."""
     x = x.detach()

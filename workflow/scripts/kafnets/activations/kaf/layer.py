@@ -8,7 +8,7 @@ from torch import nn
 
 from ...registry import ACTIVATIONS, is_trainable
 from ...runtime.errors import UserError
-from . import functional, half
+from . import functional, gpu, half
 from .kernels import KERNELS
 
 # gamma = 1 / (factor * Delta^2), Delta the distance between neighbouring dictionary points.
@@ -23,6 +23,8 @@ BOUNDARIES = (1e-6, 1e6)
 MOST_POINTS = 1000
 # The ridge regression is solved in float64, where a thousand products are right to 1e-13.
 RIDGES = (1e-12, 1e12)
+# A kernel that computes other layers too holds the coefficients of two channels, and their sums, in registers.
+MOST_INLINED = 24
 MOST_STD = 1e6  # as the boundary: values of a layer, far from what float32 cannot square
 # float16 in full precision, for a KAF in its arithmetic
 HALF_NUMBERS = (torch.finfo(torch.float16).tiny, torch.finfo(torch.float16).max)
@@ -217,6 +219,27 @@ class KAF(nn.Module):
             table = None if functional.needs_plain_steps() else self._table()
             return half.kaf(x, table, *parameters, self.kernel, self.backend)
         return functional.kaf(x, *parameters, self.kernel, self.backend)
+
+    def inlined(self, dtype):
+        """This KAF for a kernel that computes other layers too, or None where its own kernels must.
+
+        Args:
+            dtype (torch.dtype): of the layer's input.
+
+        Returns:
+            Inlined, or None for settings or a backend that such kernels do not cover.
+        """
+        parameters = (self.alpha, self.dictionary, self.bandwidth)
+        if (
+            self.kernel != "gaussian"
+            or self.arithmetic != "float32"
+            or self.D > MOST_INLINED
+            or self.dictionary.dim() + self.bandwidth.dim() > 1
+            or (self.backend or functional.get_backend()) not in ("auto", "triton")
+            or not all(p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
+        ):
+            return None
+        return gpu.inlined(parameters, self._gamma * (2 * self.boundary / (self.D - 1)) ** 2, dtype)
 
     def _table(self):
         """The table of the float16 arithmetic; where no parameter is being trained, that of the last call.
