@@ -48,12 +48,12 @@ def prepare(parameters, c, valid, D: tl.constexpr, GROUPS: tl.constexpr, GROUP: 
     alpha, dictionary, bandwidth = parameters
     gamma = tl.load(bandwidth)
     first, delta, fast = even(dictionary, gamma, D, triton.next_power_of_2(D), GROUP)
-    coefficients = ()
+    state = (fast, gamma, first, delta)
     for i in tl.static_range(D):
         a = tl.load(alpha + c * D + i, mask=valid, other=0.0)
         a *= tl.where(fast, _factor(gamma, delta, i % GROUP - GROUP // 2), 1.0)
-        coefficients = coefficients + (a,)
-    return fast, gamma, first, delta, coefficients
+        state = state + (a,)
+    return state
 
 
 @triton.jit
@@ -70,33 +70,27 @@ def value(x, state, parameters, D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl
 def _value_even(x, state, D: tl.constexpr, GROUPS: tl.constexpr, GROUP: tl.constexpr):
     total = tl.zeros_like(x)
     for group in tl.static_range(GROUPS):
-        middle = group * GROUP + GROUP // 2
-        u, start, rise, fall = anchored(x, state[2] + middle * state[3], state[1], state[3])
-        above, _ = _horner(rise, state, middle, True, D, GROUP, False)
-        below, _ = _horner(fall, state, middle, False, D, GROUP, False)
-        total += start * (state[4][middle][None, :] + above + below)
+        total += _value_group(x, state, group * GROUP + GROUP // 2, D, GROUP)
     return total
 
 
 @triton.jit
-def _horner(
-    ratio,
-    state,
-    middle: tl.constexpr,
-    up: tl.constexpr,
-    D: tl.constexpr,
-    GROUP: tl.constexpr,
-    SLOPES: tl.constexpr,
-):
-    """sum_k a_k ratio^k over a group's points on one side of its middle, and sum_k k a_k ratio^k."""
-    most = min(GROUP - GROUP // 2 - 1, D - 1 - middle) if up else GROUP // 2
+def _value_group(x, state, middle: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr):
+    _, start, rise, fall = anchored(x, state[2] + middle * state[3], state[1], state[3])
+    above, _ = _horner(rise, state, middle, 1, GROUP - GROUP // 2 - 1, D)
+    below, _ = _horner(fall, state, middle, -1, GROUP // 2, D)
+    return start * (state[4 + middle][None, :] + above + below)
+
+
+@triton.jit
+def _horner(ratio, state, middle: tl.constexpr, step: tl.constexpr, most: tl.constexpr, D: tl.constexpr):
+    """sum_k a_k ratio^k over a group's points up (step 1) or down (-1) of its middle, and sum_k k a_k ratio^k."""
     total = tl.zeros_like(ratio)
     slope = tl.zeros_like(ratio)
     for j in tl.static_range(most):
-        k = most - j
-        if SLOPES:
+        if middle + step * (most - j) < D:
             slope = slope * ratio + total
-        total = total * ratio + state[4][middle + k if up else middle - k][None, :]
+            total = total * ratio + state[4 + middle + step * (most - j)][None, :]
     return total * ratio, (slope * ratio + total) * ratio
 
 
@@ -105,7 +99,7 @@ def _value_uneven(x, state, dictionary, D: tl.constexpr):
     total = tl.zeros_like(x)
     for i in tl.static_range(D):
         u = x - tl.load(dictionary + i)
-        total += state[4][i][None, :] * tl.exp2(-LOG2E * state[1] * u * u)
+        total += state[4 + i][None, :] * tl.exp2(-LOG2E * state[1] * u * u)
     return total
 
 
@@ -136,25 +130,34 @@ def _slope_even(
     total = tl.zeros_like(x)
     found = ()
     for group in tl.static_range(GROUPS):
-        middle = group * GROUP + GROUP // 2
-        u, start, rise, fall = anchored(x, state[2] + middle * state[3], state[1], state[3])
-        start = start * g
-        above, up = _horner(rise, state, middle, True, D, GROUP, True)
-        below, down = _horner(fall, state, middle, False, D, GROUP, True)
-        inner = state[4][middle][None, :] + above + below
-        total += start * (state[3] * (up - down) - u * inner)
-        if SUMS:
-            power = start
-            lower = ()
-            for j in tl.static_range(GROUP // 2):
-                power = power * fall
-                lower = (sums[middle - 1 - j] + power,) + lower
-            power = start
-            found = found + lower + (sums[middle] + power,)
-            for j in tl.static_range(min(GROUP - GROUP // 2 - 1, D - 1 - middle)):
+        part, added = _slope_group(x, g, state, sums, group * GROUP + GROUP // 2, D, GROUP, SUMS)
+        total += part
+        found = found + added
+    return 2 * state[1] * total, found
+
+
+@triton.jit
+def _slope_group(
+    x, g, state, sums, middle: tl.constexpr, D: tl.constexpr, GROUP: tl.constexpr, SUMS: tl.constexpr
+):
+    u, start, rise, fall = anchored(x, state[2] + middle * state[3], state[1], state[3])
+    start = start * g
+    above, up = _horner(rise, state, middle, 1, GROUP - GROUP // 2 - 1, D)
+    below, down = _horner(fall, state, middle, -1, GROUP // 2, D)
+    total = start * (state[3] * (up - down) - u * (state[4 + middle][None, :] + above + below))
+    found = ()
+    if SUMS:
+        power = start
+        found = (sums[middle] + power,)
+        for j in tl.static_range(GROUP // 2):
+            power = power * fall
+            found = (sums[middle - 1 - j] + power,) + found
+        power = start
+        for j in tl.static_range(GROUP - GROUP // 2 - 1):
+            if middle + 1 + j < D:
                 power = power * rise
                 found = found + (sums[middle + 1 + j] + power,)
-    return 2 * state[1] * total, found
+    return total, found
 
 
 @triton.jit
@@ -165,7 +168,7 @@ def _slope_uneven(x, g, state, sums, dictionary, D: tl.constexpr, SUMS: tl.const
         # Finite, so that 0 times it is 0; small enough for its square to be finite too.
         u = tl.clamp(x - tl.load(dictionary + i), -1e18, 1e18, propagate_nan=tl.PropagateNan.ALL)
         power = g * tl.exp2(-LOG2E * state[1] * u * u)
-        total += state[4][i][None, :] * u * power
+        total += state[4 + i][None, :] * u * power
         if SUMS:
             found = found + (sums[i] + power,)
     return -2 * state[1] * total, found
