@@ -23,8 +23,6 @@ BOUNDARIES = (1e-6, 1e6)
 MOST_POINTS = 1000
 # The ridge regression is solved in float64, where a thousand products are right to 1e-13.
 RIDGES = (1e-12, 1e12)
-# A kernel that computes other layers too holds the coefficients of two channels, and their sums, in registers.
-MOST_INLINED = 24
 MOST_STD = 1e6  # as the boundary: values of a layer, far from what float32 cannot square
 # float16 in full precision, for a KAF in its arithmetic
 HALF_NUMBERS = (torch.finfo(torch.float16).tiny, torch.finfo(torch.float16).max)
@@ -144,6 +142,7 @@ class KAF(nn.Module):
             _require_between("boundary", self.boundary, HALF_NUMBERS, where=where)
             _require_between("bandwidth", self._gamma, HALF_NUMBERS, where=where)
         self._tabulated = None  # float16: the state of the parameters last seen, their table, and they
+        self._spaced = None  # the state of dictionary and gamma last seen, their narrowness, and they
         # Names and numbers, no callable: a lambda cannot be pickled, a module would become a child.
         self.init = init if isinstance(init, str) else _name_of(init)
         self._start = self._start_values(init)
@@ -211,7 +210,7 @@ class KAF(nn.Module):
         return super()._apply(wide, recurse)
 
     def __getstate__(self):
-        return {**self.__dict__, "_tabulated": None}  # it holds for the tensors where they lie now
+        return {**self.__dict__, "_tabulated": None, "_spaced": None}  # they hold for the tensors where they lie now
 
     def forward(self, x):
         parameters = (self.alpha, self.dictionary, self.bandwidth)
@@ -233,13 +232,23 @@ class KAF(nn.Module):
         if (
             self.kernel != "gaussian"
             or self.arithmetic != "float32"
-            or self.D > MOST_INLINED
             or self.dictionary.dim() + self.bandwidth.dim() > 1
             or (self.backend or functional.get_backend()) not in ("auto", "triton")
             or not all(p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
+            or any(p.is_inference() for p in parameters)
         ):
             return None
-        return gpu.inlined(parameters, self._gamma * (2 * self.boundary / (self.D - 1)) ** 2, dtype)
+        return gpu.inlined(parameters, self._narrowness(), dtype)
+
+    def _narrowness(self):
+        """What :func:`.gpu.narrowness` finds, asked again only when the dictionary or gamma has changed."""
+        seen = self.dictionary, self.bandwidth
+        state = [(p.data_ptr(), p._version) for p in seen]
+        if self._spaced is None or self._spaced[0] != state:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                return None
+            self._spaced = state, gpu.narrowness(*seen), seen
+        return self._spaced[1]
 
     def _table(self):
         """The table of the float16 arithmetic; where no parameter is being trained, that of the last call.

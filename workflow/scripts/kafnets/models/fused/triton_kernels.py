@@ -224,7 +224,7 @@ def backward_sums(
     first, stop = _positions(points, share)
     mean = tl.load(stats + c, mask=valid, other=0.0)
     scale = tl.load(stats + channels + c, mask=valid, other=0.0)
-    gain = _or(weight, c, valid, 1.0)
+    gain = scale * _or(weight, c, valid, 1.0)
     offset = _or(bias, c, valid, 0.0)
     plain = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     moved = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
@@ -236,8 +236,8 @@ def backward_sums(
                 sums = sums + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
     for start in range(first, stop, BLOCK_P):
         offsets, inside = _tile(start, stop, c, valid, channels, positions, SIDE_BY_SIDE, BLOCK_P)
-        normal = (_load(x, offsets, inside) - mean[None, :]) * scale[None, :]
-        z = normal * gain[None, :] + offset[None, :]
+        away = _load(x, offsets, inside) - mean[None, :]
+        z = away * gain[None, :] + offset[None, :]
         if residual is not None:
             z += _load(residual, offsets, inside)
         g = _load_gradient(grads, offsets, inside)
@@ -250,11 +250,11 @@ def backward_sums(
             tl.store(slopes + offsets, rounded, mask=inside)
             g = rounded.to(tl.float32)  # what the next kernel reads sums up to what this one stores
         plain += g
-        moved += g * normal
+        moved += g * away
     size = tl.num_programs(0) * channels
     at = tl.program_id(0) * channels + c
     tl.store(partials + at, tl.sum(plain, axis=0), mask=valid)
-    tl.store(partials + size + at, tl.sum(moved, axis=0), mask=valid)
+    tl.store(partials + size + at, tl.sum(moved, axis=0) * scale, mask=valid)
     if learned is not None:
         for i in tl.static_range(D):
             tl.store(learned + i * size + at, tl.sum(sums[i], axis=0) * WEIGHT(state, i, GROUP), mask=valid)
@@ -299,7 +299,7 @@ def backward_input(
     first, stop = _positions(points, share)
     mean = tl.load(stats + c, mask=valid, other=0.0)
     scale = tl.load(stats + channels + c, mask=valid, other=0.0)
-    gain = _or(weight, c, valid, 1.0)
+    gain = scale * _or(weight, c, valid, 1.0)
     offset = _or(bias, c, valid, 0.0)
     plain = _added_up(partials, c, valid, channels, parts, PARTS)
     moved = _added_up(partials + parts * channels, c, valid, channels, parts, PARTS)
@@ -313,15 +313,15 @@ def backward_input(
             total = _added_up(learned + i * parts * channels, c, valid, channels, parts, PARTS)
             tl.store(grad_learned + c * D + i, total, mask=valid)
     plain /= points
-    moved /= points
+    moved *= scale / points
     for start in range(first, stop, BLOCK_P):
         offsets, inside = _tile(start, stop, c, valid, channels, positions, SIDE_BY_SIDE, BLOCK_P)
-        normal = (_load(x, offsets, inside) - mean[None, :]) * scale[None, :]
+        away = _load(x, offsets, inside) - mean[None, :]
         g = _load_gradient(grads, offsets, inside)
         if SLOPE is not None:
-            z = normal * gain[None, :] + offset[None, :]
+            z = away * gain[None, :] + offset[None, :]
             if residual is not None:
                 z += _load(residual, offsets, inside)
             g *= SLOPE(z, parameters)
-        g = (g - plain[None, :] - normal * moved[None, :]) * (gain * scale)[None, :]
+        g = (g - plain[None, :] - away * moved[None, :]) * gain[None, :]
         tl.store(grad_x + offsets, g.to(grad_x.dtype.element_ty), mask=inside)
