@@ -6,7 +6,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def mend():
-    """Lets the bounds of a loop be values of the kernel: arrays of one element, which NumPy 2.4 no longer takes."""
+    """Lets the bounds of a loop be values of the kernel: arrays of one element, no index for NumPy 2.4."""
     from triton.runtime import interpreter
 
     patch = interpreter._patch_lang_tensor

@@ -1,6 +1,8 @@
-"""Triton kernels compiled for a GPU that is not here, with the arguments that the library launches them with."""
+"""Triton kernels compiled for a GPU that is not here, for the arguments of the library's launches."""
 
+import re
 import subprocess
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ class Launch(NamedTuple):
 
 
 def record(module, names, monkeypatch):
-    """A list to which, from now on, launches of these kernels of a module are written instead of being made."""
+    """A list to which launches of these kernels of a module are written from now on, instead of being made."""
     launches = []
 
     class Recorder:
@@ -83,8 +85,6 @@ def _type(value, path, fixed, constants, attributes):
 
 def _resources(cubin):
     """Registers and spilled bytes of a thread, read off the compiled code."""
-    import tempfile
-
     import triton
 
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
@@ -92,5 +92,5 @@ def _resources(cubin):
         Path(file.name).write_bytes(cubin)
         command = [tool, "--dump-resource-usage", file.name]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    fields = dict(field.split(":") for field in text.split("Function")[1].split() if field.count(":") == 1 and field[-1] != ":")
-    return int(fields["REG"]), int(fields["STACK"]) + int(fields["LOCAL"])
+    found = {name: int(re.search(rf"{name}:(\d+)", text)[1]) for name in ("REG", "STACK", "LOCAL")}
+    return found["REG"], found["STACK"] + found["LOCAL"]

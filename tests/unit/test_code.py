@@ -95,6 +95,11 @@ def place(tmp_path_factory):
 ELSEWHERE = {
     "kafnets.activations.kaf.gpu": "imported where a KAF is computed on a GPU",
     "kafnets.activations.kaf.triton_kernels": "of gpu",
+    "kafnets.activations.kaf.triton_functions": "of gpu",
+    "kafnets.activations.inlined": "of gpu, and of models.fused on a GPU",
+    "kafnets.models.fused.triton_activations": "of models.fused on a GPU",
+    "kafnets.models.fused.triton_kernels": "of models.fused on a GPU",
+    "kafnets.models.fused.triton_launch": "of models.fused on a GPU",
 }
 
 

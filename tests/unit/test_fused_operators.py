@@ -59,7 +59,10 @@ def layers(name, channels, **settings):
 
 
 def images(shape, dtype=torch.float32, layout=LAST, offset=0.0):
-    values = (2 * torch.randn(shape) + offset).to(dtype)
+    values = 2 * torch.randn(shape) + offset
+    if dtype == torch.bfloat16:  # sixteenths, of which sums are exact: the interpreter rounds towards zero
+        values = values.clamp(-3, 3).mul(16).round().div(16)
+    values = values.to(dtype)
     return values.contiguous(memory_format=layout).requires_grad_()
 
 
@@ -79,7 +82,8 @@ def check(norm, activation, tensors, copies=1, shift=None, scale=1.0):
     x = tensors["x"]
     grads = [torch.randn(x.shape).to(x.dtype).contiguous(memory_format=LAST) for _ in range(copies)]
     norm64, activation64 = copy.deepcopy(norm).double(), copy.deepcopy(activation).double()
-    exact = {name: t.detach().double().requires_grad_() for name, t in tensors.items() if name != "added"}
+    exact = {name: t.detach().double().requires_grad_(t.requires_grad) for name, t in tensors.items()}
+    exact.pop("added", None)
     if "added" in tensors:
         exact["x"] = (x.detach() + tensors["added"].detach()).double().requires_grad_()
     shift64 = None if shift is None else shift.double()
@@ -92,10 +96,12 @@ def check(norm, activation, tensors, copies=1, shift=None, scale=1.0):
     assert found.keys() == found64.keys() and len(outputs) == copies
     for y, y64 in zip(outputs, outputs64, strict=True):
         assert (y.dtype, y.stride(), y.data_ptr()) == (x.dtype, x.stride(), outputs[0].data_ptr())
-        torch.testing.assert_close(y.double(), y64, rtol=eps, atol=scale * 2e-5 * float(y64.abs().max()))
+        torch.testing.assert_close(
+            y.double(), y64, rtol=eps, atol=scale * 2e-5 * y64.detach().abs().max().item()
+        )
     for name, grad in found.items():
-        most, error = found64[name].abs().max(), (grad.double() - found64[name]).abs().max()
-        assert error <= (scale * 4e-5 + 2 * eps) * most + 1e-12, (name, error / most)
+        most, error = found64[name].abs().max().clamp(min=0.1), (grad.double() - found64[name]).abs().max()
+        assert error <= (scale * 4e-5 + 2 * eps) * most, (name, error / most)
         if name in tensors:
             assert (grad.dtype, grad.stride()) == (x.dtype, x.stride())
     assert buffers.keys() == buffers64.keys()
@@ -127,32 +133,33 @@ def test_activations(name, site):
 
 
 @interpreted
-@pytest.mark.parametrize(("dtype", "layout"), itertools.product(DTYPES, (FIRST, LAST)))
+@pytest.mark.parametrize(("dtype", "layout"), [*itertools.product(DTYPES, (FIRST, LAST))])
 @pytest.mark.parametrize("name", ["relu", "kaf"])
 def test_dtypes_and_layouts(name, dtype, layout):
-    for site in SITES:
-        check_site(site, name, (2, 16, 5, 5), dtype, layout)
+    for site in ("added", "residual"):
+        check_site(site, name, (2, 2 if layout is FIRST else 16, 5, 5), dtype, layout)
 
 
 @interpreted
 @pytest.mark.parametrize(
-    "shape", [(2, 1, 1, 1), (2, 3, 1, 1), (1, 64, 2, 1), (3, 17, 9, 5), (9, 3, 32, 32), (150, 20, 8, 8)]
+    "shape", [(2, 1, 1, 1), (2, 3, 1, 1), (1, 64, 2, 1), (3, 17, 9, 5), (2, 3, 32, 31), (70, 2, 4, 4)]
 )
 @pytest.mark.parametrize("name", ["swish", "kaf"])
 def test_shapes(name, shape):
-    for layout in (FIRST, LAST):
+    # a program for each channel where they do not lie side by side: many, for the interpreter
+    for layout in (FIRST, LAST) if shape[1] < 4 else (LAST,):
         check_site("residual", name, shape, torch.float32, layout)
 
 
 @interpreted
 @pytest.mark.parametrize("layout", [FIRST, LAST])
-def test_many_parts(layout, monkeypatch):
-    """More programs than there is work for on the CPU otherwise: several tiles in each."""
+def test_several_tiles_in_each_of_several_programs(layout, monkeypatch):
     from kafnets.models.fused import triton_launch
 
-    monkeypatch.setattr(triton_launch, "_WARPS", {128: 1, 256: 1})
+    for name, value in (("_PARTS", 8), ("_PROGRAMS", 3), ("_WARPS", {8: 1, 3: 1})):
+        monkeypatch.setattr(triton_launch, name, value)
     for name in ("elu", "kaf"):
-        check_site("both", name, (7, 18, 13, 11), torch.float32, layout)
+        check_site("both", name, (3, 3, 17, 11), torch.float32, layout)
 
 
 @interpreted
@@ -163,7 +170,9 @@ def test_a_mean_far_from_zero(offset):
     x = images((40, 4, 9, 9), offset=offset)
     # what remains is the rounding of the mean itself, in units of the standard deviation
     check(norm, activation, {"x": x}, scale=1 + 0.005 * abs(offset))
-    torch.testing.assert_close(norm.running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        norm.running_var.double(), 0.9 + 0.1 * x.double().var((0, 2, 3)), rtol=1e-5, atol=0
+    )
 
 
 @interpreted
@@ -199,7 +208,7 @@ def test_only_the_gradients_that_are_needed(name, monkeypatch):
 def test_one_of_two_copies_has_no_gradient_and_none_has():
     norm, activation = layers("swish", 3)
     x = images((2, 3, 4, 4))
-    first, second = normalise_activate(x, norm, activation, copies=2)
+    _, second = normalise_activate(x, norm, activation, copies=2)
     (grad,) = torch.autograd.grad(second.sum(), x)
     (expected,) = torch.autograd.grad(plain(x, norm, activation).sum(), x)
     torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
@@ -236,9 +245,7 @@ def test_the_same_bits_again():
     norm, activation = layers("kaf", 5)
     tensors = {"x": images((9, 5, 8, 8)), "residual": images((9, 5, 8, 8))}
     grads = [torch.randn(9, 5, 8, 8)] * 2
-    (one, other) = (
-        results(normalise_activate, norm, activation, tensors, grads, None)[:2] for _ in range(2)
-    )
+    (one, other) = (results(normalise_activate, norm, activation, tensors, grads, None)[:2] for _ in range(2))
     assert torch.equal(one[0][0], other[0][0])
     assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
@@ -247,7 +254,9 @@ def test_the_same_bits_again():
 def test_a_second_derivative_is_refused():
     norm, activation = layers("swish", 3)
     x = images((2, 3, 4, 4))
-    (grad,) = torch.autograd.grad(normalise_activate(x, norm, activation).square().sum(), x, create_graph=True)
+    (grad,) = torch.autograd.grad(
+        normalise_activate(x, norm, activation).square().sum(), x, create_graph=True
+    )
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
 
@@ -310,9 +319,11 @@ def test_what_the_kernels_do_not_cover(monkeypatch):
         one = torch.randn(1, 4, 1, 1)
         with pytest.raises(ValueError, match="more than 1 value per channel"):
             normalise_activate(one, norm.float(), relu)
-        x, norm = torch.randn(2, 4, 3, 3), nn.BatchNorm2d(4)
+        x, norm = torch.randn(2, 4, 3, 3), nn.BatchNorm2d(4, track_running_stats=False)
         gradient = torch.func.grad(lambda x: normalise_activate(x, norm, relu).square().sum())
-        torch.testing.assert_close(gradient(x), torch.func.grad(lambda x: plain(x, norm, relu).square().sum())(x))
+        torch.testing.assert_close(
+            gradient(x), torch.func.grad(lambda x: plain(x, norm, relu).square().sum())(x)
+        )
     assert not calls
 
 
@@ -361,10 +372,63 @@ def test_kernels_that_compute_wrongly_or_fail_are_not_used(caplog):
 
 
 def test_the_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__, "-m", "not slow"]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     if interpreter.INTERPRETED:
         pytest.skip("this is its process")
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-4000:]
     assert " passed" in done.stdout
+
+
+def launches(name, dtype, layout, shape, site, monkeypatch):
+    """The launches of a training pass of a site, forward and backward, without a GPU."""
+    from kafnets.models.fused import triton_kernels
+
+    names = ("statistics", "apply", "backward_sums", "backward_input")
+    recorded_launches = recorded.record(triton_kernels, names, monkeypatch)
+    given, copies, shifted = SITES[site]
+    norm, activation = layers(name, shape[1])
+    tensors = {key: torch.empty(shape, dtype=dtype).contiguous(memory_format=layout) for key in ("x", *given)}
+    tensors = {key: tensor.requires_grad_() for key, tensor in tensors.items()}
+    shift = torch.zeros(shape[1]) if shifted else None
+    outputs = operators._fused(norm=norm, activation=activation, shift=shift, copies=copies, **tensors)
+    outputs = outputs if copies > 1 else (outputs,)
+    torch.autograd.grad(outputs, [*tensors.values(), *norm.parameters(), *activation.parameters()], outputs)
+    return {launch.function.__name__: launch for launch in recorded_launches}
+
+
+@pytest.mark.skipif(interpreter.INTERPRETED, reason="nothing is compiled in the interpreter's process")
+@pytest.mark.parametrize(
+    ("shape", "least"), [((128, 16, 32, 32), 128), ((128, 32, 16, 16), 128), ((128, 64, 8, 8), 64)]
+)
+def test_the_work_is_spread_over_the_gpu(shape, least, monkeypatch):
+    """The sites of a ResNet: every position is somebody's, the partial sums are few."""
+    batch, channels, rows, columns = shape
+    for launch in launches("kaf", torch.bfloat16, LAST, shape, "residual", monkeypatch).values():
+        parts, groups = launch.grid
+        share, block = launch.arguments["share"], launch.arguments["BLOCK_P"]
+        assert parts * share >= batch * rows * columns > (parts - 1) * share and share % block == 0
+        assert groups * launch.arguments["BLOCK_C"] == channels
+        assert least <= parts * groups <= 256
+        assert launch.arguments.get("PARTS", parts) >= launch.arguments.get("parts", parts)
+
+
+@pytest.mark.skipif(interpreter.INTERPRETED, reason="nothing is compiled in the interpreter's process")
+@pytest.mark.parametrize(
+    ("name", "layout", "site"),
+    [
+        ("kaf", LAST, "added"),
+        ("swish", LAST, "residual"),
+        ("relu", FIRST, "both"),
+        ("kaf", FIRST, "residual"),
+    ],
+)
+def test_compiled_for_a_gpu_that_is_not_here_nothing_is_spilled(name, layout, site, monkeypatch):
+    found = launches(name, torch.bfloat16, layout, (128, 16, 32, 32), site, monkeypatch)
+    assert len(found) == 4
+    for kernel, launch in found.items():
+        compiled = recorded.compile_for(launch)
+        assert "sm_90" in compiled.ptx and compiled.spilled == 0, kernel
+        # as many threads as are launched fit a multiprocessor's 65,536 registers
+        assert compiled.registers * 32 * launch.options["num_warps"] <= 65536, kernel

@@ -142,7 +142,7 @@ def narrowness(dictionary, bandwidth):
 
 
 def inlined(parameters, narrow, dtype):
-    """A KAF for a kernel that computes other layers too, or None if it is not one of few, evenly spaced points.
+    """A KAF for a kernel that computes other layers too; None if its points are many or not evenly spaced.
 
     Args:
         parameters (tuple of Tensor): alpha, dictionary, bandwidth.

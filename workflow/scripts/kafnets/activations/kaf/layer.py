@@ -210,7 +210,11 @@ class KAF(nn.Module):
         return super()._apply(wide, recurse)
 
     def __getstate__(self):
-        return {**self.__dict__, "_tabulated": None, "_spaced": None}  # they hold for the tensors where they lie now
+        return {
+            **self.__dict__,
+            "_tabulated": None,
+            "_spaced": None,
+        }  # they hold for the tensors where they lie now
 
     def forward(self, x):
         parameters = (self.alpha, self.dictionary, self.bandwidth)

@@ -1,8 +1,8 @@
 """Gaussian KAF inside Triton kernels, on tiles of (positions, channels); the mathematics is that of `gpu`.
 
-`parameters` are pointers: alpha (C, D), dictionary (D), bandwidth (). The D points, evenly spaced, are taken in
-GROUPS of GROUP. `state` is what a kernel holds in registers all the time: gamma, the first point, the distance,
-and the D coefficients of its channels, each times its kernel's :func:`weight`.
+`parameters` are pointers: alpha (C, D), dictionary (D), bandwidth (). The D points, evenly spaced, are taken
+in GROUPS of GROUP. `state` is what a kernel holds in registers all the time: gamma, the first point, the
+distance, and the D coefficients of its channels, each times its kernel's :func:`weight`.
 """
 
 import triton
@@ -13,7 +13,7 @@ LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def anchored(x, middle, gamma, delta):
-    """Of a group about the point `middle`: x - middle, its kernel, and the ratios of neighbours up and down."""
+    """Of a group about the point `middle`: x - middle, its kernel, the ratios of neighbours up and down."""
     rate = gamma * LOG2E
     limit = tl.sqrt(80.0 / gamma)
     u = x - middle
@@ -40,7 +40,9 @@ def prepare(parameters, c, valid, D: tl.constexpr, GROUPS: tl.constexpr, GROUP: 
 @triton.jit
 def weight(state, i: tl.constexpr, GROUP: tl.constexpr):
     """The factor of the i-th kernel that does not depend on x; that of the i-th sum of :func:`slope`, too."""
-    return tl.exp2(-state[0] * LOG2E * state[2] * state[2] * ((i % GROUP - GROUP // 2) * (i % GROUP - GROUP // 2)))
+    return tl.exp2(
+        -state[0] * LOG2E * state[2] * state[2] * ((i % GROUP - GROUP // 2) * (i % GROUP - GROUP // 2))
+    )
 
 
 @triton.jit
@@ -62,7 +64,7 @@ def _value_group(x, state, middle: tl.constexpr, D: tl.constexpr, GROUP: tl.cons
 
 @triton.jit
 def _horner(ratio, state, middle: tl.constexpr, step: tl.constexpr, most: tl.constexpr, D: tl.constexpr):
-    """sum_k a_k ratio^k over a group's points up (step 1) or down (-1) of its middle, and sum_k k a_k ratio^k."""
+    """sum_k a_k ratio^k over the points up (step 1) or down (-1) of a middle, and sum_k k a_k ratio^k."""
     total = tl.zeros_like(ratio)
     slope = tl.zeros_like(ratio)
     for j in tl.static_range(most):

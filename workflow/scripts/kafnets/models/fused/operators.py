@@ -29,9 +29,10 @@ def normalise_activate(x, norm, activation, *, added=None, residual=None, shift=
         activation (nn.Module): of the registry, or nn.Identity.
         added (Tensor, optional): like x; added before the normalisation.
         residual (Tensor, optional): like x; added after it.
-        shift (Tensor, optional): (C,), a bias that was left out of `x`: it changes nothing but the running mean.
-        copies (int): how many tensors to return, all of the same memory; the gradients by them are added in the
-            backward pass.
+        shift (Tensor, optional): (C,), a bias that was left out of `x`: it changes nothing but the running
+            mean.
+        copies (int): how many tensors to return, all of the same memory; the gradients by them are added in
+            the backward pass.
 
     Returns:
         Tensor like x, or a tuple of `copies` of them where there are several.
@@ -72,7 +73,8 @@ def _covers(x, norm, added, residual, shift):
         and _is_bare(norm)
         and x.dim() == 4
         and x.shape[1] == norm.num_features
-        and 1 < x.numel() // max(1, x.shape[1]) and x.numel() < _MOST
+        and x.numel() // max(1, x.shape[1]) > 1
+        and x.numel() < _MOST
         and x.dtype in _DTYPES
         and (x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last))
         and all((t.shape, t.dtype, t.device) == (x.shape, x.dtype, x.device) for t in alike)

@@ -41,13 +41,14 @@ def agrees(run, oracle, x, norm, activation, given, copies):
         alike, reason = False, str(error).partition("\n")[0]
     if not alike:
         log.warning(
-            "Fused layers: the Triton kernels do not work on this GPU (%s); torch's own operations run", reason
+            "Fused layers: the Triton kernels do not work on this GPU (%s); torch's own operations run",
+            reason,
         )
     return alike
 
 
 def _results(code, x, norm, activation, given, copies, dtype):
-    """Outputs, gradients and buffers of a call on few images of random numbers, the same whatever the dtype."""
+    """Outputs, gradients and buffers of a call on few random images, the same whatever the dtype."""
     generator = torch.Generator().manual_seed(0)
     channels = x.shape[1]
     layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last

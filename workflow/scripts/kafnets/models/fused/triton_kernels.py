@@ -29,7 +29,9 @@ def _tile(start, stop, c, valid, channels, positions, SIDE_BY_SIDE: tl.constexpr
     if SIDE_BY_SIDE:
         offsets = (p * channels)[:, None] + c[None, :]
     else:
-        offsets = (p // positions * (positions * channels) + p % positions)[:, None] + (c * positions)[None, :]
+        offsets = (p // positions * (positions * channels) + p % positions)[:, None] + (c * positions)[
+            None, :
+        ]
     return offsets, (p < stop)[:, None] & valid[None, :]
 
 
@@ -94,7 +96,7 @@ def statistics(
     tl.store(at, centre + moved, mask=valid)
     spread = tl.sum(squares, axis=0) - moved * moved * count
     tl.store(at + tl.num_programs(0) * channels, tl.where(spread < 0, 0.0, spread), mask=valid)
-    if counter is not None:
+    if counter is not None:  # noqa: SIM102 (decided when it is compiled)
         if tl.program_id(0) + tl.program_id(1) == 0:
             tl.store(counter, tl.load(counter) + 1)
 
@@ -232,7 +234,7 @@ def backward_sums(
     if PREPARE is not None:
         state = PREPARE(parameters, c, valid, D, GROUPS, GROUP)
         if learned is not None:
-            for i in tl.static_range(D):
+            for _ in tl.static_range(D):
                 sums = sums + (tl.zeros((BLOCK_P, BLOCK_C), tl.float32),)
     for start in range(first, stop, BLOCK_P):
         offsets, inside = _tile(start, stop, c, valid, channels, positions, SIDE_BY_SIDE, BLOCK_P)

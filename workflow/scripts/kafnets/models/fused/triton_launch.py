@@ -7,7 +7,7 @@ kernel                         here                           torch's own operat
 =============================  =============================  ================================================
 statistics                     1 + 0; a: 2 + 1                1 + 0; a: another 2 + 1 for the addition
 apply                          1 + 1; r: 2 + 1                1 + 1, activation 1 + 1; r: another 2 + 1
-backward_sums                  1 + k + 0; stored: 1 + k + 1   activation 2 + 1, sums 2 + 0; k > 1: another 2 + 1
+backward_sums                  1 + k + 0; stored: 1 + k + 1   activation 2 + 1, sums 2 + 0; k: another 2 + 1
 backward_input                 1 + k + 1; stored: 2 + 1       2 + 1
 =============================  =============================  ================================================
 
