@@ -96,6 +96,11 @@ ELSEWHERE = {
     "kafnets.activations.kaf.gpu": "imported where a KAF is computed on a GPU",
     "kafnets.activations.kaf.triton_kernels": "of gpu",
     "kafnets.evaluation.pointwise_kernels": "imported where a GPU computes in float16",
+    "kafnets.activations.kaf.triton_functions": "of gpu",
+    "kafnets.activations.inlined": "of gpu, and of models.fused on a GPU",
+    "kafnets.models.fused.triton_activations": "of models.fused on a GPU",
+    "kafnets.models.fused.triton_kernels": "of models.fused on a GPU",
+    "kafnets.models.fused.triton_launch": "of models.fused on a GPU",
 }
 
 

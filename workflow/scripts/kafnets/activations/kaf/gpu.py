@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 _ELEMENTS = 2048  # of a tile
 _CHANNELS = 16  # of a tile at most, where the channels lie side by side in memory
 _GROUP = 10  # points that share exponentials
+_LEAST_GROUP = 5  # points that are worth three exponentials; fewer are taken one by one
+_MOST_INLINED = 24  # points: coefficients of two channels, and their sums, are held in registers
 _WARPS = 8  # 8 elements a thread: more do not fit its registers in the backward kernel
 _REGISTERS = 128  # of a thread: two blocks fit a multiprocessor (left alone, the compiler takes 147)
 
@@ -127,6 +129,46 @@ def backward(grad, x, alpha, dictionary, bandwidth, kernel, needs):
         portable.like(sums[1], dictionary) if needs_dictionary else None,
         portable.like(sums[2].sum(1), bandwidth) if needs_bandwidth else None,
     )
+
+
+def narrowness(dictionary, bandwidth):
+    """gamma Delta^2 of evenly spaced points, None of others (waits for the device)."""
+    points, gamma = dictionary.tolist(), bandwidth.item()
+    first, last = points[0], points[-1]
+    delta = (last - first) / (len(points) - 1)
+    away = max(abs(d - first - i * delta) for i, d in enumerate(points))
+    even = away <= 1e-6 * (abs(first) + abs(last)) and delta > 0 and gamma > 0
+    return gamma * delta**2 if even else None
+
+
+def inlined(parameters, narrow, dtype):
+    """A KAF for a kernel that computes other layers too; None if its points are many or not evenly spaced.
+
+    Args:
+        parameters (tuple of Tensor): alpha, dictionary, bandwidth.
+        narrow (float or None): of :func:`narrowness`.
+        dtype (torch.dtype): of the input; in half precision one group does if its powers stay within float32.
+    """
+    points = parameters[0].shape[1]
+    sizes = _groups(points, narrow, points if dtype != torch.float32 else _GROUP)
+    if sizes is None:
+        return None
+    from ..inlined import Inlined
+    from . import triton_functions as code
+
+    return Inlined(code.value, code.slope, parameters, code.prepare, code.weight, sizes)
+
+
+def _groups(points, narrow, most):
+    """(points, groups, points of a group), the fewest groups whose powers stay within float32, or None."""
+    if narrow is None or points > _MOST_INLINED:
+        return None
+    for groups in range(1, points):
+        size = -(-points // groups)
+        whole = (groups - 1) * size + size // 2 < points  # the last group has its middle
+        if whole and size <= most and narrow * size**2 / 4 <= 20:
+            return (points, groups, size) if size >= _LEAST_GROUP else None
+    return None
 
 
 def _dense(x):

@@ -8,7 +8,7 @@ from torch import nn
 
 from ...registry import ACTIVATIONS, is_trainable
 from ...runtime.errors import UserError
-from . import functional, half
+from . import functional, gpu, half
 from .kernels import KERNELS
 
 # gamma = 1 / (factor * Delta^2), Delta the distance between neighbouring dictionary points.
@@ -142,6 +142,7 @@ class KAF(nn.Module):
             _require_between("boundary", self.boundary, HALF_NUMBERS, where=where)
             _require_between("bandwidth", self._gamma, HALF_NUMBERS, where=where)
         self._tabulated = None  # float16: the state of the parameters last seen, their table, and they
+        self._spaced = None  # the state of dictionary and gamma last seen, their narrowness, and they
         # Names and numbers, no callable: a lambda cannot be pickled, a module would become a child.
         self.init = init if isinstance(init, str) else _name_of(init)
         self._start = self._start_values(init)
@@ -209,7 +210,11 @@ class KAF(nn.Module):
         return super()._apply(wide, recurse)
 
     def __getstate__(self):
-        return {**self.__dict__, "_tabulated": None}  # it holds for the tensors where they lie now
+        return {
+            **self.__dict__,
+            "_tabulated": None,
+            "_spaced": None,
+        }  # they hold for the tensors where they lie now
 
     def forward(self, x):
         parameters = (self.alpha, self.dictionary, self.bandwidth)
@@ -217,6 +222,37 @@ class KAF(nn.Module):
             table = None if functional.needs_plain_steps() else self._table()
             return half.kaf(x, table, *parameters, self.kernel, self.backend)
         return functional.kaf(x, *parameters, self.kernel, self.backend)
+
+    def inlined(self, dtype):
+        """This KAF for a kernel that computes other layers too, or None where its own kernels must.
+
+        Args:
+            dtype (torch.dtype): of the layer's input.
+
+        Returns:
+            Inlined, or None for settings or a backend that such kernels do not cover.
+        """
+        parameters = (self.alpha, self.dictionary, self.bandwidth)
+        if (
+            self.kernel != "gaussian"
+            or self.arithmetic != "float32"
+            or self.dictionary.dim() + self.bandwidth.dim() > 1
+            or (self.backend or functional.get_backend()) not in ("auto", "triton")
+            or not all(p.dtype == torch.float32 and p.is_contiguous() for p in parameters)
+            or any(p.is_inference() for p in parameters)
+        ):
+            return None
+        return gpu.inlined(parameters, self._narrowness(), dtype)
+
+    def _narrowness(self):
+        """What :func:`.gpu.narrowness` finds, asked again only when the dictionary or gamma has changed."""
+        seen = self.dictionary, self.bandwidth
+        state = [(p.data_ptr(), p._version) for p in seen]
+        if self._spaced is None or self._spaced[0] != state:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                return None
+            self._spaced = state, gpu.narrowness(*seen), seen
+        return self._spaced[1]
 
     def _table(self):
         """The table of the float16 arithmetic; where no parameter is being trained, that of the last call.

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-LOG2E: tl.constexpr = tl.constexpr(1.4426950408889634)
+from .triton_functions import LOG2E, anchored
 
 
 @triton.jit
@@ -71,13 +71,9 @@ def forward(
         gamma = tl.load(bandwidth)
         first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
         rate = gamma * LOG2E
-        limit = tl.sqrt(80.0 / gamma)
         for group in tl.static_range(GROUPS):
             middle = group * GROUP + GROUP // 2
-            u = xs - (first + middle * delta)
-            bounded = tl.clamp(u, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-            rise = tl.exp2(2 * rate * delta * bounded)
-            fall = tl.exp2(-2 * rate * delta * bounded)
+            _, start, rise, fall = anchored(xs, first + middle * delta, gamma, delta)
             above = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
             for j in tl.static_range(
                 GROUP - GROUP // 2 - 1
@@ -91,7 +87,7 @@ def forward(
                 a = tl.load(alpha + c * D + middle - k, mask=valid & (middle - k < D), other=0.0)
                 below = (below + (a * tl.exp2(-rate * delta * delta * (k * k)))[None, :]) * fall
             a = tl.load(alpha + c * D + middle, mask=valid & (middle < D), other=0.0)
-            total += tl.exp2(-rate * u * u) * (a[None, :] + above + below)
+            total += start * (a[None, :] + above + below)
     else:
         gamma_c = tl.load(bandwidth + c * BANDWIDTH_STRIDE, mask=valid, other=0.0)[None, :]
         for i in range(D):
@@ -141,14 +137,10 @@ def backward(
         gamma = tl.load(bandwidth)
         first, delta, _ = _even(dictionary, gamma, D, D_PADDED, GROUP)
         rate = gamma * LOG2E
-        limit = tl.sqrt(80.0 / gamma)
         for group in tl.static_range(GROUPS):
             middle = group * GROUP + GROUP // 2
-            u = xs - (first + middle * delta)
-            start = gs * tl.exp2(-rate * u * u)
-            u = tl.clamp(u, -limit, limit, propagate_nan=tl.PropagateNan.ALL)
-            rise = tl.exp2(2 * rate * delta * u)
-            fall = tl.exp2(-2 * rate * delta * u)
+            u, start, rise, fall = anchored(xs, first + middle * delta, gamma, delta)
+            start *= gs
             plain = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of alpha kappa
             moved = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)  # sum of k alpha kappa
             power = start
