@@ -1,8 +1,8 @@
 r"""How much an activation lets gradients grow between two normalisations.
 
-Between a normalisation and the next one neither the scale of the weights nor that of the activation counts;
-per layer, the energy of the gradient grows by chi. By Poincare's inequality for the normal distribution chi is
-at least 1, and 1 for linear functions only: it is the mean degree of the function's Hermite series.
+Between a normalisation and the next one neither the scale of the weights nor that of the activation counts:
+per layer, the energy of the gradient grows by chi. By Poincare's inequality for the normal distribution chi
+is at least 1, and 1 for linear functions only; it is the mean degree of the function's Hermite series.
 
 Source: the effect: G. Yang et al., ICLR 2019, arXiv:1902.08129.
 """

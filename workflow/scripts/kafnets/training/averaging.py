@@ -30,7 +30,8 @@ class Averaged:
         self.model, self.decay, self.start, self.batch_norm = model, decay, start, batch_norm
         self.parameters = [parameter.detach() for parameter in model.parameters()]
         self.means = [parameter.clone() for parameter in self.parameters]
-        self.updates, self.begun = torch.zeros(2, device=self.means[0].device).unbind()
+        device = self.means[0].device
+        self.updates, self.begun = torch.zeros(2, dtype=torch.float64, device=device).unbind()
 
     def begin_epoch(self, epoch):
         """To be called before the first step of an epoch, counted from 0."""

@@ -47,7 +47,8 @@ class AWP(Method):
         return self.method.twice_differentiated
 
     def initial_state(self, images):
-        return {**self.method.initial_state(images), "gamma": torch.zeros((), device=images.device)}
+        gamma = torch.zeros((), dtype=torch.float64, device=images.device)
+        return {**self.method.initial_state(images), "gamma": gamma}
 
     def begin_epoch(self, epoch, state):
         self.method.begin_epoch(epoch, state)
