@@ -104,20 +104,27 @@ class Selection:
                 position["stopped"] = row["epoch"]
                 return True
             position["previous"] = accuracy
-        column = "averaged_pgd_accuracy" if self.averaged else "validation_pgd_accuracy"
-        robust, summary = row.get(column), {"epoch": row["epoch"]}
-        if robust is not None:
-            summary |= {"accuracy": row[column.replace("_pgd", "")], "pgd_accuracy": robust}
-            best = position["best"] is None or robust > position["best"]["pgd_accuracy"]
-            position["last"] = summary
-            if best:
-                position["best"] = summary
-            if best and self.validation.get("keep", BEST) == BEST:
-                self._keep(row["epoch"])
-        by_validation = self.validation is not None and self.validation.get("keep", BEST) == BEST
-        if self.stopping is not None and not by_validation:
+        if self.validation is not None:
+            self._compare(row)
+        elif self.stopping is not None:
             self._keep(row["epoch"])  # the last good state
         return False
+
+    def _compare(self, row):
+        """Keeps an epoch if it is the best so far."""
+        position, best = self.position, self.validation.get("keep", BEST) == BEST
+        column = "averaged_pgd_accuracy" if self.averaged else "validation_pgd_accuracy"
+        if row[column] is not None:
+            found = {"epoch": row["epoch"], "accuracy": row[column.replace("_pgd", "")]}
+            found["pgd_accuracy"] = row[column]
+            better = position["best"] is None or row[column] > position["best"]["pgd_accuracy"]
+            position["last"] = found
+            if better:
+                position["best"] = found
+            if better and best:
+                self._keep(row["epoch"])
+        if self.stopping is not None and not best:
+            self._keep(row["epoch"])  # the last good state
 
     def _keep(self, epoch):
         self.position["epoch"] = epoch

@@ -6,8 +6,8 @@ import torch
 
 from . import portable
 
-# Values whose second derivatives are computed at once. By the formula, of which torch's own rules hold two dozen
-# tensors of D times their size, that is 0.1 GB on the CPU; by the plain loop they stay in the cache.
+# Values whose second derivatives are computed at once. By the formula, of which torch's own rules hold two
+# dozen tensors of D times their size, that is 0.1 GB on the CPU; by the plain loop they stay in the cache.
 AT_ONCE = {"cpu": 2**16, "cuda": 2**21}
 
 
