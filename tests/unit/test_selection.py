@@ -1,5 +1,6 @@
 """Averaged weights, and which weights of a training are kept."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -74,7 +75,7 @@ def test_a_step_takes_its_weights_into_the_mean_and_checkpoints_carry_it():
             training.step(rows, 0.1)
     assert training.averaged.updates == 8
     other = Training(options, NOISE, CPU)
-    other.restore(training.state())
+    other.restore(copy.deepcopy(training.state()))
     assert all(map(torch.equal, training.averaged.tensors, other.averaged.tensors))
     for one in (training, other):
         one.step(first_batch(one), 0.1)
