@@ -242,6 +242,14 @@ DATASETS = {
         examples=(1_400, 397),
         **_SMALL_IMAGES,
     ),
+    # as they are, for deep networks on a CPU
+    "digits8": Entry(
+        "kafnets.data.digits:prepare_digits",
+        {"name": "digits8", "size": 8},
+        label="handwritten digits (scikit-learn), 8 x 8",
+        examples=(1_400, 397),
+        **{**_SMALL_IMAGES, "size": 8},
+    ),
 }
 
 # The tables that a configuration may add names of the user's own to, by its keys.
