@@ -113,7 +113,7 @@ RIGHT = {
     (*TRAINING, "schedule", "factor"): number(0, 1, above=True, below=True),
     (*TRAINING, "awp", "gamma"): number(0, 1, above=True),
     (*TRAINING, "awp", "warm_up"): whole(0, 10_000),
-    (*TRAINING, "averaging", "decay"): number(0, 1, above=True, below=True),
+    (*TRAINING, "averaging", "decay"): number(0, 1, below=True),
     (*TRAINING, "averaging", "start"): whole(0, 10_000),
     (*TRAINING, "averaging", "batch_norm"): one_of("copy", "recalibrate"),
     (*TRAINING, "averaging", "keep"): one_of("averaged", "raw"),

@@ -327,9 +327,9 @@ def test_foreign_weights_of_unknown_shortcuts_are_doubted():
 
 
 def test_pre_activation_blocks_leave_the_skip_alone():
-    """Where branches compute nothing, a deep network is its stem, padded, and its end."""
+    """Where branches compute nothing, a network is its stem, padded, and its end."""
     model = create_model("resnet20", "elu", block="preact").double().eval()
-    # as the original: the stem has no normalisation, those before what grows are half as wide, the end has one
+    # as the original: no normalisation of the stem, half as wide ones before what grows, one at the end
     assert count(model) == 269_722 + 2 * (-16 - 16 - 32 + 64)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
