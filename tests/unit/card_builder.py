@@ -38,6 +38,7 @@ def measured(robust=0.4, clean=0.8, examples=EXAMPLES):
             "highest_input": 3.0,
             "steepest": 1.0 + number,
             "most_curved": 0.5 * number,
+            "chi": 1.1 + 0.1 * number,
             "distance": 0.2 * number,
             "relative_distance": 0.05 * number,
             "distribution_distance": 0.01 * number,

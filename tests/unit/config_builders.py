@@ -41,6 +41,16 @@ def base():
     }
     tiny["training"]["batch_size"] = 32
     tiny["training"]["learning_rate"] = {"default": [0.01, 0.1], "kaf": [0.01, 0.2]}
+    tiny["training"] |= {
+        "schedule": {"name": "piecewise", "drops": [40, 60], "factor": 0.1},
+        "awp": {"gamma": 0.01, "warm_up": 5},
+        "averaging": {"decay": 0.995, "start": 2, "batch_norm": "copy", "keep": "averaged"},
+        "validation": {
+            **{"examples": 16, "eps": "8/255", "step": "2/255", "iterations": 10},
+            **{"every": 1, "keep": "best"},
+        },
+        "early_stopping": {"eps": "8/255", "step": "2/255", "iterations": 5, "drop": 0.2},
+    }
     config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
     config["card"]["run"] = [NAME]
     config["data"]["published"]["archives"] = {"relu": {"bytes": 1_240_603, "sha256": "0" * 64}}

@@ -71,12 +71,14 @@ RIGHT = {
     (*ARCHIVE, "bytes"): whole(1, 1_000_000_000),
     (*ARCHIVE, "sha256"): text("[0-9a-f]{64}", 64),
     (*EXPERIMENT, "title"): text(r"[A-Za-z0-9 ,.()+/-]+", 80),
-    (*EXPERIMENT, "dataset"): one_of("cifar10", "digits"),
+    (*EXPERIMENT, "dataset"): one_of("cifar10", "digits", "digits8"),
     (*EXPERIMENT, "train_examples"): or_null(whole(1, 1400)),
     (*EXPERIMENT, "test_examples"): or_null(whole(1, 397)),
     (*EXPERIMENT, "reference"): or_null(one_of(*REFERENCES)),
-    (*EXPERIMENT, "architecture"): one_of(*(name for name in registry.ARCHITECTURES if name != "vgg")),
-    (*EXPERIMENT, "architecture_arguments", "block"): one_of("thesis", "original"),
+    (*EXPERIMENT, "architecture"): one_of(
+        *(name for name in registry.ARCHITECTURES if name.startswith("resnet"))
+    ),
+    (*EXPERIMENT, "architecture_arguments", "block"): one_of("thesis", "original", "preact"),
     (*EXPERIMENT, "activations", 0): one_of(*(name for name in registry.ACTIVATIONS if name != "kaf")),
     (*KAF, "D"): whole(2, 1000),
     (*KAF, "boundary"): number(1e-6, 1000),
@@ -90,8 +92,8 @@ RIGHT = {
     (*TRAINING, "adversary", "name"): one_of("fbf"),
     (*TRAINING, "adversary", "eps"): radius,
     (*TRAINING, "adversary", "step"): radius,
-    (*TRAINING, "epochs"): whole(1, 10_000),
-    (*TRAINING, "batch_size"): whole(1, 64),
+    (*TRAINING, "epochs"): whole(61, 10_000),  # after the last drop
+    (*TRAINING, "batch_size"): whole(1, 48),  # of 64, 16 are held out
     (*TRAINING, "augmentation"): one_of("none", "crop_flip"),
     (*TRAINING, "precision"): one_of("float32", "bfloat16", "float16"),
     (*TRAINING, "momentum"): number(0, 1, below=True),
@@ -106,6 +108,25 @@ RIGHT = {
     (*TRAINING, "monitor", "examples"): whole(1, 1_000_000),
     (*TRAINING, "monitor", "iterations"): whole(1, 100_000),
     (*TRAINING, "monitor", "every"): whole(1, 10_000),
+    (*TRAINING, "schedule", "name"): one_of("piecewise"),  # the drops belong to it
+    (*TRAINING, "schedule", "drops", 0): whole(1, 79),
+    (*TRAINING, "schedule", "factor"): number(0, 1, above=True, below=True),
+    (*TRAINING, "awp", "gamma"): number(0, 1, above=True),
+    (*TRAINING, "awp", "warm_up"): whole(0, 10_000),
+    (*TRAINING, "averaging", "decay"): number(0, 1, below=True),
+    (*TRAINING, "averaging", "start"): whole(0, 10_000),
+    (*TRAINING, "averaging", "batch_norm"): one_of("copy", "recalibrate"),
+    (*TRAINING, "averaging", "keep"): one_of("averaged", "raw"),
+    (*TRAINING, "validation", "examples"): whole(1, 32),
+    (*TRAINING, "validation", "eps"): radius,
+    (*TRAINING, "validation", "step"): radius,
+    (*TRAINING, "validation", "iterations"): whole(1, 100_000),
+    (*TRAINING, "validation", "every"): whole(1, 10_000),
+    (*TRAINING, "validation", "keep"): one_of("best", "last"),
+    (*TRAINING, "early_stopping", "eps"): radius,
+    (*TRAINING, "early_stopping", "step"): radius,
+    (*TRAINING, "early_stopping", "iterations"): whole(1, 100_000),
+    (*TRAINING, "early_stopping", "drop"): number(0, 1, above=True, below=True),
     ("evaluation", "run", 0): lambda value: False,  # clean, which must stay; no other stands there once
     ("evaluation", "headline"): one_of(*BASE["evaluation"]["run"]),
     ("evaluation", "batch_size"): whole(1, 1_000_000),
@@ -132,6 +153,7 @@ RIGHT = {
     ("lr_range", "max"): number(BASE["lr_range"]["min"], 100, above=True),
     ("lr_range", "epochs"): whole(1, 10_000),
 }
+_OPTIONAL = ("schedule", "awp", "averaging", "validation", "early_stopping")
 # Replaced whole by something that is no mapping and no list, or by an empty one.
 CONTAINERS = [
     ("seeds",),
@@ -145,7 +167,7 @@ CONTAINERS = [
     (*EXPERIMENT, "activation_arguments"),
     KAF,
     TRAINING,
-    *((*TRAINING, name) for name in ("adversary", "l2", "learning_rate", "tail", "monitor")),
+    *((*TRAINING, name) for name in ("adversary", "l2", "learning_rate", "tail", "monitor", *_OPTIONAL)),
     (*TRAINING, "learning_rate", "kaf"),
     ("data", "published"),
     ("data", "published", "archives"),
@@ -170,7 +192,7 @@ CLOSED = [
     (*EXPERIMENT, "architecture_arguments"),
     KAF,
     TRAINING,
-    *((*TRAINING, name) for name in ("adversary", "l2", "learning_rate", "tail", "monitor")),
+    *((*TRAINING, name) for name in ("adversary", "l2", "learning_rate", "tail", "monitor", *_OPTIONAL)),
     (*EXPERIMENT, "activation_arguments"),
     ("evaluation",),
     ("evaluation", "attacks", "pgd"),

@@ -59,7 +59,7 @@ SEMANTIC = [
     (
         (*TRAINING, "batch_size"),
         65,
-        "batch_size: 65 is more than the 64 training images (train_examples); write at",
+        "batch_size: 65 is more than the 48 images that validation.examples leaves to train on; write at",
     ),
     ((*EXPERIMENT, "architecture"), None, "architecture: null has the wrong type; write one of vgg, resnet8"),
     (
@@ -99,7 +99,16 @@ SEMANTIC = [
     ((*TRAINING, "learning_rate", "kaf"), ["1e-4", 0.1], "0.0001, without quotes or an exponent?"),
     ((*TRAINING, "adversary"), {"name": "fbf", "eps": "8/255"}, "adversary.step: is missing"),
     ((*TRAINING, "adversary"), {"name": "none", "eps": "8/255"}, "does not belong to none"),
-    ((*TRAINING, "adversary"), {"name": "pgd"}, "is not known"),
+    ((*TRAINING, "adversary"), {"name": "pgd"}, "is not known; did you mean pgd_at"),
+    (
+        (*TRAINING, "adversary"),
+        {"name": "trades", "eps": "8/255", "step": "2/255", "lambda": 6},
+        "adversary.lambda: 6 does not belong to trades",
+    ),
+    ((*TRAINING, "validation", "examples"), 64, "leaves nothing of the 64 training images"),
+    ((*TRAINING, "schedule"), {"name": "piecewise"}, "schedule.drops: is missing"),
+    ((*TRAINING, "schedule"), {"name": "triangle", "factor": 0.5}, "factor: 0.5 does not belong to triangle"),
+    ((*TRAINING, "schedule", "drops"), [40, 80], "drops: [40, 80] is not before the end of 80 epochs"),
     ((*TRAINING, "momentum"), True, "momentum: true has the wrong type"),
     ((*TRAINING, "momentum"), float("nan"), "no finite number; write a number at least 0 and below 1"),
     ((*TRAINING, "epochs"), 10**30, "out of range"),

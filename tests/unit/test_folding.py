@@ -32,6 +32,9 @@ def normalisations_called(model):
     [
         ("vgg", {}, 0),
         ("resnet8", {"block": "original"}, 0),
+        # behind a pre-activation's sum two read: only the normalisations between two convolutions fold
+        ("resnet8", {"block": "preact"}, 4),
+        ("resnet8", {"block": "preact", "shortcut": "projection"}, 2),
         ("resnet8", {"block": "thesis"}, 1),  # the one behind the sum with an identity shortcut
     ],
 )

@@ -2,7 +2,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from kafnets import create_model, load_model, save_model
+from kafnets import create_model, load_model, load_state_dict, save_model
 from kafnets.models.create import count_parameters
 from kafnets.models.resnet import SameConv2d
 from kafnets.runtime.errors import UserError
@@ -240,6 +240,7 @@ def test_unknown_names_are_answered_with_the_nearest(arguments, message):
         {"block": "modern"},
         {"depth": 21},
         {"shortcut": "A", "block": "original"},
+        {"skip_input": "output", "architecture": "preactresnet18"},
         {"shortcut": "pad_both"},  # the thesis's block has a shortcut of its own
         {"mean": (0.5, 0.5)},
         {"std": (1, 1, 0), "mean": (0, 0, 0)},
@@ -247,7 +248,98 @@ def test_unknown_names_are_answered_with_the_nearest(arguments, message):
 )
 def test_bad_resnet_arguments_are_named(arguments):
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        create_model("resnet20", **arguments)
+        create_model(**{"architecture": "resnet20", **arguments})
+
+
+def pre_activation(x, weights, name, stride, skip):
+    """A pre-activation block written out, on the weights by the names of the popular code."""
+
+    def normalised(x, bn):
+        return functional.batch_norm(x, *(weights[f"{name}.{bn}.{kind}"] for kind in KINDS))
+
+    h = torch.relu(normalised(x, "bn1"))
+    shortcut = x
+    if f"{name}.shortcut.0.weight" in weights:
+        shortcut = functional.conv2d(
+            h if skip == "activated" else x, weights[f"{name}.shortcut.0.weight"], stride=stride
+        )
+    h = functional.conv2d(h, weights[f"{name}.conv1.weight"], stride=stride, padding=1)
+    h = torch.relu(normalised(h, "bn2"))
+    return functional.conv2d(h, weights[f"{name}.conv2.weight"], padding=1) + shortcut
+
+
+KINDS = ("running_mean", "running_var", "weight", "bias")
+
+
+def foreign_weights():
+    """Weights of a PreActResNet18 as the code of the literature names them."""
+    generator = torch.Generator().manual_seed(0)
+    weights = {}
+
+    def norm(name, channels):
+        weights[f"{name}.num_batches_tracked"] = torch.tensor(3)
+        for kind in KINDS:
+            weights[f"{name}.{kind}"] = torch.rand(channels, generator=generator, dtype=torch.float64) + 0.5
+
+    def conv(name, outputs, inputs, size=3):
+        shape = outputs, inputs, size, size
+        values = torch.randn(*shape, generator=generator, dtype=torch.float64)
+        weights[f"{name}.weight"] = values / (inputs * size * size) ** 0.5
+
+    conv("conv1", 64, 3)
+    before = 64
+    for stage, width in enumerate((64, 128, 256, 512), 1):
+        for block in range(2):
+            name = f"layer{stage}.{block}"
+            norm(f"{name}.bn1", before)
+            conv(f"{name}.conv1", width, before)
+            norm(f"{name}.bn2", width)
+            conv(f"{name}.conv2", width, width)
+            if before != width:
+                conv(f"{name}.shortcut.0", width, before, 1)
+            before = width
+    norm("bn", 512)
+    weights["linear.weight"] = torch.randn(10, 512, generator=generator, dtype=torch.float64)
+    weights["linear.bias"] = torch.zeros(10, dtype=torch.float64)
+    return weights
+
+
+@pytest.mark.parametrize("skip", ["activated", "input"])
+def test_the_network_of_the_literature_by_its_own_weights(skip):
+    weights = foreign_weights()
+    model = create_model("preactresnet18", "relu", skip_input=skip).double().eval()
+    # the number that the literature's code prints, with the last normalisation
+    assert count(model) == 11_172_170
+    load_state_dict(model, weights)
+    x = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    h = functional.conv2d(x, weights["conv1.weight"], padding=1)
+    for stage in range(1, 5):
+        for block in range(2):
+            stride = 2 if stage > 1 and block == 0 else 1
+            h = pre_activation(h, weights, f"layer{stage}.{block}", stride, skip)
+    h = torch.relu(functional.batch_norm(h, *(weights[f"bn.{kind}"] for kind in KINDS))).mean((2, 3))
+    torch.testing.assert_close(model(x), functional.linear(h, weights["linear.weight"]))
+
+
+def test_foreign_weights_of_unknown_shortcuts_are_doubted():
+    with pytest.warns(UserWarning, match="skip_input"):
+        load_state_dict(create_model("preactresnet18"), foreign_weights())
+
+
+def test_pre_activation_blocks_leave_the_skip_alone():
+    """Where branches compute nothing, a network is its stem, padded, and its end."""
+    model = create_model("resnet20", "elu", block="preact").double().eval()
+    # as the original: no normalisation of the stem, half as wide ones before what grows, one at the end
+    assert count(model) == 269_722 + 2 * (-16 - 16 - 32 + 64)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("conv2.weight"):
+                parameter.zero_()
+    x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    h = functional.pad(model.stem(x)[:, :, ::4, ::4], (0, 0, 0, 0, 0, 48))
+    torch.testing.assert_close(model(x), model.fc(functional.elu(model.last.bn(h)).mean((2, 3))))
+    projected = create_model("resnet20", "elu", block="preact", shortcut="projection")
+    assert count(projected) == count(model) + 16 * 32 + 32 * 64
 
 
 def test_importing_the_library_leaves_torch_alone():

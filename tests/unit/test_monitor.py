@@ -19,8 +19,8 @@ def history_of(*pairs):
     ]
 
 
-def judged(*pairs, examples=IMAGES, adversary="fbf"):
-    return catastrophic_overfitting(history_of(*pairs), examples, adversary)
+def judged(*pairs, examples=IMAGES, single_step=True):
+    return catastrophic_overfitting(history_of(*pairs), examples, single_step)
 
 
 NOT_PROBED = (None, None)
@@ -76,8 +76,8 @@ def test_few_images_prove_little():
     assert judged((0.52, 0.2), examples=250)["at_end"]
 
 
-def test_without_an_adversary_nothing_overfits_to_it():
-    assert judged((0.5, 0.0), adversary="none") == NOTHING
+def test_without_a_single_step_nothing_overfits_to_it():
+    assert judged((0.5, 0.0), single_step=False) == NOTHING
 
 
 # ResNet20 with ReLU on CIFAR-10, FBF at 8/255: in each epoch, images of 128 that withstood FGSM / PGD-10

@@ -23,6 +23,7 @@ from kafnets.training.run import run_fingerprint, train
 
 # Set where Snakemake may throw a finished training away with others that fail: it is then written again.
 KEEP_CHECKPOINT = "KAFNETS_KEEP_CHECKPOINT"
+LAST_WEIGHTS = "last.safetensors"
 
 
 def main():
@@ -70,6 +71,12 @@ def run(arguments, settings, dataset, device, checkpoint_path):
         print(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
         return signal_name.exit_code
     save_model(model, arguments.model)
+    selection = {} if facts["selection"] is None else {"selection": facts["selection"]}
+    if facts["last"] is not None:  # the last epoch's own weights, beside those that were chosen
+        last = arguments.model.with_name(LAST_WEIGHTS)
+        model.load_state_dict(facts["last"])
+        save_model(model, last)
+        selection["selection"]["last_sha256"] = sha256(last)
     write_history(arguments.history, history)
     write_json(
         arguments.record,
@@ -85,8 +92,9 @@ def run(arguments, settings, dataset, device, checkpoint_path):
             "parameters": facts["parameters"],
             "final": history[-1],
             "catastrophic_overfitting": catastrophic_overfitting(
-                history, facts["probe_examples"], settings["training"]["adversary"]["name"]
+                history, facts["probe_examples"], facts["single_step"]
             ),
+            **selection,
             "data_sha256": dataset.sha256,
             "code": arguments.code,
             "model_sha256": sha256(arguments.model),

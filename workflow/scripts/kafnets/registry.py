@@ -73,7 +73,7 @@ ACTIVATIONS = {
 
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _DROPOUT = {"type": "array", "minItems": 4, "maxItems": 4, "items": _RATE}
-_BLOCK = {"block": {"enum": ["thesis", "original"]}}
+_BLOCK = {"block": {"enum": ["thesis", "original", "preact"]}}
 ARCHITECTURES = {
     "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}),
     **{
@@ -82,13 +82,59 @@ ARCHITECTURES = {
         )
         for depth in (8, 20, 32, 44, 56, 110)
     },
+    "preactresnet18": Entry(
+        "kafnets.models.preact_resnet:PreActResNet18",
+        label="PreActResNet18",
+        settings={"skip_input": {"enum": ["activated", "input"]}},
+    ),
 }
 
 # What an update of a training minimises: subclasses of kafnets.training.methods.base.Method.
+_METHODS = "kafnets.training.methods"
+# of the network while perturbations are crafted
+_MODE = {"crafting_mode": {"enum": ["train", "eval"]}}
+_WEIGHT = {"type": "number", "minimum": 0, "maximum": 1000}
+
+
+def _multi_step(target, label, **settings):
+    return Entry(
+        f"{_METHODS}.{target}",
+        label=label,
+        required=("eps", "step"),
+        optional=("iterations",),
+        settings={**_MODE, **settings},
+    )
+
+
 ADVERSARIES = {
     "none": Entry("kafnets.training.methods.standard:Standard", label="standard"),
     "fbf": Entry("kafnets.training.methods.fbf:FBF", label="FBF", required=("eps", "step")),
+    "n_fgsm": Entry(
+        f"{_METHODS}.n_fgsm:NFGSM",
+        label="N-FGSM",
+        required=("eps",),
+        optional=("step",),
+        settings={"noise": {"type": "number", "minimum": 0, "maximum": 10}},
+    ),
+    "grad_align": Entry(
+        f"{_METHODS}.grad_align:GradAlign",
+        label="GradAlign",
+        required=("eps",),
+        optional=("step",),
+        settings={"weight": _WEIGHT},
+    ),
+    "free": Entry(
+        f"{_METHODS}.free:Free",
+        label="Free",
+        required=("eps",),
+        settings={"replays": {"type": "integer", "minimum": 1, "maximum": 100}},
+    ),
+    "pgd_at": _multi_step("pgd_at:PGDTraining", "PGD-AT"),
+    "trades": _multi_step("trades:TRADES", "TRADES", beta=_WEIGHT),
+    "mart": _multi_step("mart:MART", "MART", beta=_WEIGHT),
 }
+# What works on top of any of these, by its key under `training`, with the settings that stand there.
+AROUND = {"awp": Entry(f"{_METHODS}.awp:AWP", label="AWP")}
 
 _PGD = ("eps", "step", "iterations", "restarts")
 # every attack's: passes of a random network that are averaged, and the seed of the attack's random numbers
@@ -195,6 +241,14 @@ DATASETS = {
         label="handwritten digits (scikit-learn)",
         examples=(1_400, 397),
         **_SMALL_IMAGES,
+    ),
+    # as they are, for deep networks on a CPU
+    "digits8": Entry(
+        "kafnets.data.digits:prepare_digits",
+        {"name": "digits8", "size": 8},
+        label="handwritten digits (scikit-learn), 8 x 8",
+        examples=(1_400, 397),
+        **{**_SMALL_IMAGES, "size": 8},
     ),
 }
 

@@ -66,3 +66,9 @@ def layer_factory(name, arguments=None):
 def layers_of(model):
     """The activation layers of a network by name: those that :func:`create_activation` made."""
     return {name: layer for name, layer in model.named_modules() if hasattr(layer, "activation_name")}
+
+
+def is_elementwise(layer):
+    """Whether an activation layer is a function of one number, the same at every place of a channel."""
+    name = getattr(layer, "activation_name", None)
+    return ACTIVATIONS[name].elementwise if name in ACTIVATIONS else getattr(layer, "elementwise", True)

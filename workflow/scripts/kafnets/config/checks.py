@@ -148,7 +148,11 @@ def _check_experiment(path, experiment, published, schema):
     choose((*path, "training", "adversary", "name"), adversary["name"], ADVERSARIES)
     where, name = (*path, "training", "adversary"), adversary["name"]
     check_settings(where, adversary, name, ADVERSARIES[name], schema, "name")
-    check_radius((*path, "training", "monitor", "eps"), training["monitor"]["eps"])
+    for key in ("monitor", "validation", "early_stopping"):
+        for radius in ("eps", "step"):
+            if radius in training.get(key, {}):
+                check_radius((*path, "training", key, radius), training[key][radius])
+    _check_schedule((*path, "training", "schedule"), training)
 
 
 def _check_published(path, experiment):
@@ -204,10 +208,37 @@ def _check_examples(path, experiment):
 def _check_batch_size(path, experiment):
     """A batch larger than the training set would be one step an epoch, of fewer images than asked for."""
     images = experiment["train_examples"] or DATASETS[experiment["dataset"]].examples[0]
-    size = experiment["training"]["batch_size"]
-    if size > images:
-        problem = f"is more than the {images} training images (train_examples)"
-        raise error_at((*path, "training", "batch_size"), size, problem, f"write at most {images}")
+    training, problem = experiment["training"], f"is more than the {images} training images (train_examples)"
+    held_out = training.get("validation", {}).get("examples", 0)
+    if held_out >= images:
+        problem = f"leaves nothing of the {images} training images (train_examples)"
+        where = (*path, "training", "validation", "examples")
+        raise error_at(where, held_out, problem, f"write less than {images}")
+    if held_out:
+        problem = f"is more than the {images - held_out} images that validation.examples leaves to train on"
+    size = training["batch_size"]
+    if size > images - held_out:
+        allowed = f"write at most {images - held_out}"
+        raise error_at((*path, "training", "batch_size"), size, problem, allowed)
+
+
+def _check_schedule(path, training):
+    schedule = training.get("schedule", {"name": "triangle"})
+    if schedule["name"] == "triangle":
+        for key in ("drops", "factor"):
+            if key in schedule:
+                problem = "does not belong to triangle"
+                raise error_at((*path, key), schedule[key], problem, "write name: piecewise, or nothing")
+        return
+    if "drops" not in schedule:
+        raise UserError(
+            f"{dotted((*path, 'drops'))}: is missing; write the epochs after which the rate drops"
+        )
+    late = next((drop for drop in schedule["drops"] if drop >= training["epochs"]), None)
+    if late is not None:
+        problem = f"is not before the end of {training['epochs']} epochs"
+        allowed = "write smaller numbers, or more epochs"
+        raise error_at((*path, "drops"), schedule["drops"], problem, allowed)
 
 
 def _check_arguments(path, experiment, schema):

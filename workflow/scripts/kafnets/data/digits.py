@@ -9,11 +9,16 @@ from .dataset import Dataset, balanced_order
 TEST_EXAMPLES = 397
 
 
-def prepare_digits(source=None):
+def prepare_digits(source=None, name="digits", size=32):
     """The 1,797 handwritten digits that scikit-learn bundles: 1,400 to train, 397 to test, balanced by class.
 
-    The 8x8 images are resized bilinearly to 32x32 and repeated in three equal channels. Source: E. Alpaydin
-    and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+    The 8x8 images are resized bilinearly and repeated in three equal channels. Source: E. Alpaydin and C.
+    Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository, 1998.
+
+    Args:
+        source: None.
+        name (str): of the data set.
+        size (int): rows and columns of its images; 8 leaves them as they are.
 
     Raises:
         UserError: when a source is given; there is none to choose.
@@ -21,15 +26,15 @@ def prepare_digits(source=None):
     load_digits = optional("sklearn.datasets", "data").load_digits
 
     if source is not None:
-        raise UserError(f"digits: takes no source, its images come with scikit-learn; remove {source}")
+        raise UserError(f"{name}: takes no source, its images come with scikit-learn; remove {source}")
     digits = load_digits()
-    brightness = _resize(digits.images, 32) * (255 / 16)  # the images count 0 to 16
+    brightness = _resize(digits.images, size) * (255 / 16)  # the images count 0 to 16
     images = torch.from_numpy(np.rint(brightness).astype(np.uint8))[:, None].repeat(1, 3, 1, 1)
     labels = torch.from_numpy(digits.target.astype(np.int64))
     order = balanced_order(labels.numpy())
     test, train = np.sort(order[:TEST_EXAMPLES]), np.sort(order[TEST_EXAMPLES:])
     return Dataset(
-        name="digits",
+        name=name,
         train_images=images[train],
         train_labels=labels[train],
         test_images=images[test],

@@ -189,6 +189,7 @@ def _layer_figures(model, layer):
         "highest_input": layer["high"].max().item(),
         "steepest": slope if math.isfinite(slope) else None,  # JSON has no infinity
         "most_curved": curvature if math.isfinite(curvature) else None,
+        "chi": layers.growth(module, layer["mean"], layer["std"]),
         "distance": layer["distance"],
         "relative_distance": layer["relative_distance"],
         "distribution_distance": (layer["counts"][1] - layer["counts"][0]).norm().item(),

@@ -2,10 +2,11 @@
 
 import contextlib
 import copy
+import math
 
 import torch
 
-from ..activations import layers_of
+from ..activations import chi, layers_of
 
 POINTS = 1001  # on which a derivative is looked at, over the range of a channel's inputs
 BINS = 60
@@ -37,6 +38,7 @@ class _Layer:
 
     def __init__(self):
         self.low = self.high = self.edges = self.counts = None
+        self.sums, self.values = 0.0, 0
         self.distance = self.relative = 0.0
 
     def add(self, clean, attacked):
@@ -44,6 +46,9 @@ class _Layer:
         low, high = inputs.amin(1), inputs.amax(1)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
+        alone = clean[0].transpose(0, 1).flatten(1).double()
+        self.sums = self.sums + torch.stack([alone.sum(1), alone.square().sum(1)])
+        self.values += alone.shape[1]
         outputs = clean[1].flatten(1), attacked[1].flatten(1)
         if self.edges is None:
             self.edges = _ends(torch.cat(outputs).flatten())
@@ -55,6 +60,11 @@ class _Layer:
         tiny = torch.finfo(moved.dtype).tiny
         self.distance += moved.sum().item()
         self.relative += (moved / outputs[0].norm(dim=1).clamp(min=tiny)).sum().item()
+
+    def moments(self):
+        """Mean and standard deviation of each channel's inputs on the clean images."""
+        mean, square = self.sums / self.values
+        return mean, (square - mean**2).clamp(min=0).sqrt()
 
 
 def _ends(values):
@@ -75,9 +85,10 @@ def compare(model, clean, attacked, batch_size):
 
     Returns:
         list of dicts, in forward order: `name`; `low`, `high`: (C,) range of each channel's inputs over both
-        sets; `edges`: ends of the histograms, `counts`: (2, BINS) of the outputs, clean and attacked, as
-        shares of all values; `distance`: L2 distance of the two outputs, mean over images;
-        `relative_distance`: that distance over the L2 norm of the clean output, mean over images.
+        sets; `mean`, `std`: (C,) of its inputs on the clean images, float64; `edges`: ends of the
+        histograms, `counts`: (2, BINS) of the outputs, clean and attacked, as shares of all values;
+        `distance`: L2 distance of the two outputs, mean over images; `relative_distance`: that distance over
+        the L2 norm of the clean output, mean over images.
     """
     layers = layers_of(model)
     gathered = {name: _Layer() for name in layers}
@@ -93,6 +104,8 @@ def compare(model, clean, attacked, batch_size):
             "name": name,
             "low": layer.low,
             "high": layer.high,
+            "mean": layer.moments()[0],
+            "std": layer.moments()[1],
             "edges": layer.edges,
             "counts": layer.counts / layer.counts.sum(1, keepdim=True),
             "distance": layer.distance / len(clean),
@@ -123,3 +136,17 @@ def steepness(module, low, high):
         else:  # a layer that is linear by pieces
             curvature = torch.zeros_like(slope)
     return slope.abs().max().item(), curvature.abs().max().item()
+
+
+@torch.no_grad()
+def growth(module, mean, std):
+    """chi of a layer for normal inputs of these moments, all channels together; None where there is none.
+
+    Args:
+        module: the activation layer, channels at dim 1.
+        mean, std: (C,) float64. Channels whose inputs are constant do not count.
+    """
+    if not chi.is_elementwise(module):
+        return None
+    found = chi.pooled(module, std.clamp(min=torch.finfo(torch.float32).tiny), mean).item()
+    return found if math.isfinite(found) else None

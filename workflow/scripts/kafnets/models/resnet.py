@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR-sized images, in the thesis's and in the paper's form."""
+"""Residual networks for CIFAR-sized images, in the thesis's form and in those of the papers."""
 
 from functools import partial
 from math import isfinite
@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..activations import layer_factory
 
 THESIS_BATCH_NORM = {"eps": 1e-3, "momentum": 0.01}
+BLOCKS = ("thesis", "original", "preact")
 SHORTCUTS = ("pad_end", "pad_both", "projection")
 
 # The standard deviation of a unit normal cut off at two: Keras divides by it, so that the truncated
@@ -79,11 +80,12 @@ class PaddedShortcut(nn.Module):
         return f"stride={self.stride}, before={self.before}, after={self.after}"
 
 
-def _shortcut(kind, inputs, outputs, stride):
+def _shortcut(kind, inputs, outputs, stride, normalised=True):
     if stride == 1:
         return nn.Identity()
     if kind == "projection":
-        return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+        convolution = nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        return nn.Sequential(convolution, *([nn.BatchNorm2d(outputs)] if normalised else []))
     before = (outputs - inputs) // 2 if kind == "pad_both" else 0
     return PaddedShortcut(stride, before, outputs - inputs - before)
 
@@ -110,13 +112,56 @@ class OriginalBlock(nn.Module):
         return self.act2(h + self.skip(x))
 
 
+class PreActBlock(nn.Module):
+    """conv2(act2(bn2(conv1(h)))) + skip, h = act1(bn1(x)): nothing follows the addition.
+
+    The skip is x itself; where the size halves or the channels change, `skip` of h (as in the papers'
+    projections) or of x. Convolutions have no biases.
+
+    Args:
+        inputs, outputs, stride: channels before and after, and the first convolution's stride.
+        activate (callable): channels to an activation layer.
+        skip (nn.Module, optional): where the sum's terms would not fit otherwise.
+        skip_input (str): what it is applied to: "activated" (h) or "input" (x).
+    """
+
+    def __init__(self, inputs, outputs, stride, activate, skip=None, skip_input="activated"):
+        super().__init__()
+        self.skip_input = skip_input
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.act1 = activate(inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.act2 = activate(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.skip = skip
+
+    def forward(self, x):
+        h = self.act1(self.bn1(x))
+        if self.skip is not None:
+            x = self.skip(h if self.skip_input == "activated" else x)
+        return self.conv2(self.act2(self.bn2(self.conv1(h)))) + x
+
+
+class PreActivation(nn.Module):
+    """The normalisation and the activation that end a network of pre-activation blocks."""
+
+    def __init__(self, channels, activate):
+        super().__init__()
+        self.bn = nn.BatchNorm2d(channels)
+        self.act = activate(channels)
+
+    def forward(self, x):
+        return self.act(self.bn(x))
+
+
 class Stem(nn.Module):
     """The first convolution, its normalisation and its activation."""
 
-    def __init__(self, inputs, outputs, activate, bias, batch_norm):
+    def __init__(self, inputs, outputs, activate, bias=False, batch_norm=None):
         super().__init__()
         self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=bias)
-        self.bn = nn.BatchNorm2d(outputs, **batch_norm)
+        self.bn = nn.BatchNorm2d(outputs, **(batch_norm or {}))
         self.act = activate(outputs)
 
     def forward(self, x):
@@ -159,13 +204,16 @@ class ResNet(nn.Module):
         depth (int): :math:`6n + 2`: 8, 20, 32, 44, 56, 110.
         block (str): ``"thesis"`` (normalisation after the addition, 3x3 convolution without normalisation
             as the shortcut, TensorFlow's asymmetric "SAME" padding, biases; convolutions start
-            Glorot-uniform, the dense layer He-normal) or ``"original"`` (He et al.; He-normal).
-        shortcut (str, optional): of ``"original"`` blocks where the size halves. ``"pad_end"``: every second
-            pixel, zeros after the old channels (option A of the paper, as in the original Torch code);
-            ``"pad_both"``: half of the zeros before, half after them (option A in the popular PyTorch code of
-            CIFAR ResNets, whose state_dict has ``linear.weight``); ``"projection"``: a 1x1 convolution and
-            its normalisation (option B; ``downsample.0.weight``). Weights trained with one padding fit the
-            other and give wrong logits. Default: ``"pad_end"``
+            Glorot-uniform, the dense layer He-normal), ``"original"`` (He et al.; He-normal) or ``"preact"``
+            (see :class:`PreActBlock`; the stem is a convolution alone, and a normalisation and an
+            activation precede the pooling; He-normal).
+        shortcut (str, optional): of ``"original"`` and ``"preact"`` blocks where the size halves.
+            ``"pad_end"``: every second pixel, zeros after the old channels (option A of the paper, as in the
+            original Torch code); ``"pad_both"``: half of the zeros before, half after them (option A in the
+            popular PyTorch code of CIFAR ResNets, whose state_dict has ``linear.weight``);
+            ``"projection"``: a 1x1 convolution (option B; ``downsample.0.weight``), in ``"original"`` blocks
+            with its normalisation. Weights trained with one padding fit the other and give wrong logits.
+            Default: ``"pad_end"``
         mean, std (sequence of 3 floats, optional): the input's normalisation, a layer of the network: pixels
             stay in [0, 1]. Networks of others need the one that they were trained with. Default: none
         image_shape (sequence of 3 ints): channels, rows and columns of the images; only the first is used.
@@ -178,7 +226,8 @@ class ResNet(nn.Module):
         ValueError: for a depth that is not 6n + 2, an unknown block or shortcut, a shortcut with the thesis's
             block (it has its own), or a mean or std that is not three numbers.
 
-    Sources: K. He, X. Zhang, S. Ren and J. Sun, CVPR 2016, section 4.2; F. Peconi, MSc thesis, Sapienza 2020.
+    Sources: K. He, X. Zhang, S. Ren and J. Sun, CVPR 2016, section 4.2, and ECCV 2016, arXiv:1603.05027;
+    F. Peconi, MSc thesis, Sapienza 2020.
     """
 
     # What other CIFAR ResNets call these layers, for :func:`kafnets.load_state_dict`.
@@ -205,35 +254,54 @@ class ResNet(nn.Module):
         self.doubt = None if shortcut or block == "thesis" else _DOUBT
         if depth < 8 or (depth - 2) % 6:
             raise ValueError(f"depth: must be 6n + 2 with n >= 1 (8, 20, 32, ...), got {depth!r}")
-        if block not in ("thesis", "original"):
-            raise ValueError(f"block: must be 'thesis' or 'original', got {block!r}")
+        if block not in BLOCKS:
+            raise ValueError(f"block: must be one of {', '.join(BLOCKS)}, got {block!r}")
         if shortcut not in (None, *SHORTCUTS):
             raise ValueError(f"shortcut: must be one of {', '.join(SHORTCUTS)}, got {shortcut!r}")
         thesis = block == "thesis"
         if thesis and shortcut is not None:
             raise ValueError(
-                f"shortcut: {shortcut!r} is for block='original', the thesis's block has its own"
+                f"shortcut: {shortcut!r} is for block='original' or 'preact', the thesis's block has its own"
             )
 
         activate = layer_factory(activation, activation_arguments)
-        make_block = ThesisBlock if thesis else partial(OriginalBlock, shortcut=shortcut or "pad_end")
-        self.normalize = _normalization(mean, std)
-        self.stem = Stem(
-            image_shape[0], 16, activate, bias=thesis, batch_norm=THESIS_BATCH_NORM if thesis else {}
-        )
+        make_block = _maker(block, shortcut or "pad_end")
+        self.normalize = normalization(mean, std)
+        if block == "preact":
+            self.stem = nn.Conv2d(image_shape[0], 16, 3, padding=1, bias=False)
+        else:
+            norms = {"bias": True, "batch_norm": THESIS_BATCH_NORM} if thesis else {}
+            self.stem = Stem(image_shape[0], 16, activate, **norms)
         blocks = (depth - 2) // 6
         self.layer1 = _stage(make_block, 16, 16, blocks, activate)
         self.layer2 = _stage(make_block, 16, 32, blocks, activate)
         self.layer3 = _stage(make_block, 32, 64, blocks, activate)
+        self.last = PreActivation(64, activate) if block == "preact" else None
         self.fc = nn.Linear(64, num_classes)
         _initialise(self, nn.init.xavier_uniform_ if thesis else _he_normal_)
 
     def forward(self, x):
         h = self.layer3(self.layer2(self.layer1(self.stem(self.normalize(x)))))
-        return self.fc(h.mean((2, 3)))
+        return self.fc((h if self.last is None else self.last(h)).mean((2, 3)))
 
 
-def _normalization(mean, std):
+def _maker(block, shortcut):
+    """What makes one of a network's blocks, given its channels, stride and activation."""
+    if block == "thesis":
+        return ThesisBlock
+    if block == "original":
+        return partial(OriginalBlock, shortcut=shortcut)
+
+    def make(inputs, outputs, stride, activate):
+        skip = None if stride == 1 else _shortcut(shortcut, inputs, outputs, stride, normalised=False)
+        # without parameters it shall be a skip indeed, which no activation is on
+        skip_input = "activated" if shortcut == "projection" else "input"
+        return PreActBlock(inputs, outputs, stride, activate, skip, skip_input)
+
+    return make
+
+
+def normalization(mean, std):
     if mean is None and std is None:
         return nn.Identity()
     for name, values in (("mean", mean), ("std", std)):

@@ -38,6 +38,7 @@ CHECK_HEADS = {
     "slopes": "|f′|",
     "curvatures": "|f″|",
 }
+GROWTH_HEAD = "χ"  # of the activations, no check
 
 
 # -- the main table
@@ -200,6 +201,11 @@ def cards(found, title):
     settings, counts = found[0].settings["card"], sorted({card.figures["examples"] for card in found})
     images = " or ".join(f"{count:,}" for count in counts)
     says = "; ".join(f"{CHECK_HEADS[check.name]}: {check.says}" for check in CHECKS)
+    if any("chi" in layer for card in found for layer in card.figures["layers"]):
+        says += (
+            f"; {GROWTH_HEAD}, no check: how much an activation lets gradients grow between two "
+            "normalisations, the geometric mean over the layers"
+        )
     return (
         f"{title}: evaluation cards, on {images} test images, shares of them in percent. PGD: ε = "
         f"{settings['eps']}, step {settings['step']}, {settings['iterations']} iterations, "

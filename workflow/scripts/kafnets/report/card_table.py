@@ -1,9 +1,11 @@
 """The evaluation cards of one experiment as a table: a row a network, a column a check."""
 
+import math
+
 from ..diagnostics.checks import CHECKS, allowed
 from ..registry import label
 from . import captions, marks
-from .typesetting import Cell, Column, Table
+from .typesetting import NOT_RUN, Cell, Column, Table
 
 
 def build(cards, title):
@@ -13,14 +15,20 @@ def build(cards, title):
         cards: list of `cards.Card`.
         title: of the experiment.
     """
+    shown = any(_growth(card) is not None for card in cards)  # cards of earlier versions do not know it
     rows = [(Cell("at most"), *(Cell(_bound(check)) for check in CHECKS))]
     for examples in sorted({card.figures["examples"] for card in cards}):
         rows.append((Cell(f"of {examples:,} images"), *(Cell(_allowed(check, examples)) for check in CHECKS)))
     several = len({card.seed for card in cards}) > 1
     for card in cards:
         name = label(card.activation) + (f", seed {card.seed}" if several else "")
-        rows.append((Cell(name, note=marks.FAILED if card.failed else ""), *map(_of_check, card.checks)))
+        growth = () if not shown else (Cell(_of_growth(_growth(card))),)
+        mark = marks.FAILED if card.failed else ""
+        rows.append((Cell(name, note=mark), *map(_of_check, card.checks), *growth))
     heads = ("Activation", *(captions.CHECK_HEADS[check.name] for check in CHECKS))
+    if shown:
+        heads = (*heads, captions.GROWTH_HEAD)
+        rows[: len(rows) - len(cards)] = [(*row, Cell("")) for row in rows[: len(rows) - len(cards)]]
     return Table(
         name="cards",
         title=f"{title}: evaluation cards",
@@ -29,6 +37,17 @@ def build(cards, title):
         rows=tuple(rows),
         records=tuple(_of_card(card, cards) for card in cards),
     )
+
+
+def _growth(card):
+    """The geometric mean of chi over a network's layers; None where a card has none."""
+    found = [layer.get("chi") for layer in card.figures["layers"]]
+    found = [value for value in found if value is not None]
+    return math.exp(sum(map(math.log, found)) / len(found)) if found else None
+
+
+def _of_growth(growth):
+    return NOT_RUN if growth is None else f"{growth:.2f}"
 
 
 def _bound(check):
@@ -77,6 +96,7 @@ def _of_card(card, cards):
     for name in dict.fromkeys(name for card in cards for name in card.figures["attacks"]):
         record[f"accuracy_{name}"] = figures["attacks"].get(name, {}).get("accuracy")
     record["alignment"] = figures["alignment"]
+    record["chi"] = _growth(card)
     for check in CHECKS:
         record[check.name] = checks[check.name]["figure"]
         record[f"{check.name}_passed"] = checks[check.name]["passed"]

@@ -87,7 +87,7 @@ def clean_accuracy(model, images, labels, after_pass, batch_size=500):
     return correct / len(labels)
 
 
-def catastrophic_overfitting(history, examples, adversary):
+def catastrophic_overfitting(history, examples, single_step=True):
     """Whether a training against one FGSM step left the network open to several (E. Wong et al., ICLR 2020,
     section 5.4; Andriushchenko & Flammarion, NeurIPS 2020).
 
@@ -106,8 +106,9 @@ def catastrophic_overfitting(history, examples, adversary):
         history (list of dict): rows with `epoch`, `probe_fgsm_accuracy`, `probe_pgd_accuracy` (None or NaN
             where the probe was not run).
         examples (int): images of the probe.
-        adversary (str): that the network was trained with. Without any ("none") there is no one step that
-            it could have overfitted to, and nothing is detected.
+        single_step (bool): whether the training's perturbations were one step (`Method.single_step`).
+            Otherwise, or without any, there is no one step that the network could have overfitted to, and
+            nothing is detected.
 
     Returns:
         dict: `detected`, `first_epoch` (None if not), `at_end` (the last probed epoch is collapsed).
@@ -115,7 +116,7 @@ def catastrophic_overfitting(history, examples, adversary):
     first, at_end, best = None, False, 0
     for row in history:
         accuracies = row["probe_fgsm_accuracy"], row["probe_pgd_accuracy"]
-        if adversary == "none" or any(one is None or math.isnan(one) for one in accuracies):
+        if not single_step or any(one is None or math.isnan(one) for one in accuracies):
             continue
         fgsm, full = (round(one * examples) for one in accuracies)
         best = max(best, full)

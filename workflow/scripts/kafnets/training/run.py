@@ -11,6 +11,7 @@ from ..runtime.graphs import computing_on
 from ..runtime.interruption import Interrupted, SignalFlag
 from .monitor import Monitor
 from .schedule import learning_rates
+from .selection import Selection, split
 from .training import Training
 
 CHECKPOINT_SECONDS = 60.0
@@ -52,7 +53,8 @@ def train(
 
     Returns:
         (nn.Module, list of dict, dict): the trained network, one row an epoch, and `parameters`,
-        `kaf_backend`, `seconds`, `probe_examples` (images of a probe, see :mod:`.monitor`).
+        `kaf_backend`, `seconds`, `probe_examples` (images of a probe, see :mod:`.monitor`), `single_step` of
+        the method, and `selection` and `last` of :meth:`.selection.Selection.install`.
 
     Raises:
         UserError: when the loss or a gradient is not finite, the checkpoint is another run's, or the device's
@@ -61,11 +63,13 @@ def train(
     """
     with computing_on(device):
         name = run_fingerprint(settings, dataset, device, code)
+        dataset, held_out = split(dataset, settings)
         training = Training(settings, dataset, device, deferred, streamed)
-        return _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, name)
+        selection = Selection(settings, dataset, held_out, training)
+        return _train(training, selection, settings, dataset, checkpoint_path, checkpoint_seconds, name)
 
 
-def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, name):
+def _train(training, selection, settings, dataset, checkpoint_path, checkpoint_seconds, name):
     device = training.device
     measure = Monitor(settings, dataset, device)
     rates = learning_rates(training.options, training.steps_per_epoch)
@@ -79,6 +83,7 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
     saved = checkpoint.read(checkpoint_path, name)
     if saved is not None:
         training.restore(saved["training"])
+        selection.restore(saved["selection"])
         position = saved["position"]
         progress.line(f"resuming at epoch {position['epoch'] + 1}, step {position['step'] + 1}")
     clock = _Clock(position["seconds"])
@@ -87,9 +92,8 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
         training.check()
         position = {"epoch": epoch, "step": step, "sums": sums.cpu(), "history": history}
         position["seconds"] = clock.total()
-        checkpoint.write(
-            checkpoint_path, {"fingerprint": name, "training": training.state(), "position": position}
-        )
+        state = {"training": training.state(), "selection": selection.state(), "position": position}
+        checkpoint.write(checkpoint_path, {"fingerprint": name, **state})
 
     epochs = len(rates) // training.steps_per_epoch
     history, first_step, sums = position["history"], position["step"], position["sums"].to(device)
@@ -97,6 +101,9 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
         bar.update(position["epoch"] * training.steps_per_epoch + first_step)
         last_save = time.monotonic()
         for epoch in range(position["epoch"], epochs):
+            if selection.stopped:
+                break
+            training.begin_epoch(epoch)
             for step, rows in enumerate(training.batches.epoch(epoch, first_step), first_step):
                 rate = rates[epoch * training.steps_per_epoch + step]
                 sums += _step_in_memory(training, epoch, step, rows, rate)
@@ -110,16 +117,21 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
             training.check()
             rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
             try:
+                chosen_by = selection.measure(epoch, stop.check)
                 row = _row(training, epoch, rate, sums, measure, clock, history, stop.check)
             except Interrupted:  # the measurements may take minutes on a CPU: they are made again
                 save(epoch, training.steps_per_epoch, sums, history)
                 raise
+            row |= chosen_by
             history.append(row)
+            if selection.note(row):
+                progress.line(f"stopped after epoch {epoch + 1}: the accuracy under PGD collapsed")
             first_step, sums = 0, torch.zeros_like(sums)
             save(epoch + 1, 0, sums, history)
             last_save = time.monotonic()
             progress.line(_describe(settings, row, epochs))
             stop.check()
+    selected, last = selection.install(history[-1]["epoch"])
     return (
         training.model,
         history,
@@ -128,6 +140,9 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
             "kaf_backend": active_backend(settings["activation"], device),
             "seconds": clock.total(),
             "probe_examples": len(measure.held_out[1]),
+            "single_step": training.method.single_step,
+            "selection": selected,
+            "last": last,
         },
     )
 

@@ -7,9 +7,11 @@ from torch import nn
 
 from ..activations import layers_of
 from ..models.create import count_parameters, create_model
+from ..registry import AROUND
 from ..runtime.errors import UserError
 from ..runtime.graphs import Replayed
 from . import nonfinite
+from .averaging import Averaged
 from .batches import create_batches
 from .methods.base import Network, create_method
 
@@ -91,13 +93,27 @@ class Training:
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
         self.network = Network(self.model, precision, self.scaler.scale)
-        self.method = create_method(self.options["adversary"])
+        around = {name: self.options[name] for name in AROUND if name in self.options}
+        self.method = create_method(self.options["adversary"], around)
         size = self.batches.size
         whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
         whole = whole.contiguous(memory_format=torch.channels_last)
         self.method_state = self.method.initial_state(whole)
+        self.averaged = self._averaged()
+        self.begin_epoch(0)
         self.watch = nonfinite.Watch(whole, MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0)
         self.replayed = Replayed(self._step, self._changed, device, size)
+
+    def _averaged(self):
+        options = dict(self.options.get("averaging", {}))
+        options.pop("keep", None)
+        return Averaged(self.model, **options) if options else None
+
+    def begin_epoch(self, epoch):
+        """To be called before the first step of an epoch, and of what is left of one; counted from 0."""
+        self.method.begin_epoch(epoch, self.method_state)
+        if self.averaged is not None:
+            self.averaged.begin_epoch(epoch)
 
     def _optimizer(self):
         optimizer = torch.optim.SGD(
@@ -157,6 +173,8 @@ class Training:
             self.optimizer.found_inf = bad
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.averaged is not None:
+            self.averaged.update()
         count = len(labels)
         correct = (update.logits.argmax(1) == labels).sum()
         seen = torch.full_like(norm, count)
@@ -190,6 +208,7 @@ class Training:
             [self.watch.steps, self.watch.failed_at, self.watch.overflows, self.watch.images],
             [self.scaler._scale, self.scaler._growth_tracker] if self.scaler.is_enabled() else [],
             self.method_state.values(),
+            self.averaged.tensors if self.averaged is not None else [],
         ]
         return [[tensor.detach() for tensor in group if tensor is not None] for group in groups]
 
@@ -202,6 +221,7 @@ class Training:
             "random": torch.get_rng_state(),
             "watch": self.watch.state(),
             "method": self.method_state,
+            "averaged": self.averaged.tensors if self.averaged is not None else [],
         }
         if self.device.type == "cuda":
             state["cuda_random"] = torch.cuda.get_rng_state(self.device)
@@ -215,6 +235,8 @@ class Training:
         self.watch.restore(state["watch"])
         for name, tensor in state["method"].items():
             self.method_state[name].copy_(tensor)
+        if self.averaged is not None:
+            torch._foreach_copy_(self.averaged.tensors, state["averaged"])
         if self.deferred:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.rate

@@ -15,7 +15,7 @@ from torch import library
 from torch.autograd import forward_ad
 
 from ...runtime.errors import UserError
-from . import cpu, gpu, portable
+from . import cpu, gpu, portable, second
 from .kernels import FAR, KERNELS
 from .portable import compute_dtype
 
@@ -257,6 +257,7 @@ def _backward(differentiate, ctx, grad):
 def _setup_backward_context(ctx, inputs, output):
     *tensors, ctx.kernel, _, ctx.needs = inputs
     ctx.save_for_backward(*tensors)
+    ctx.set_materialize_grads(False)
 
 
 def _differentiable_plain(x, alpha, dictionary, bandwidth, kernel):
@@ -279,15 +280,8 @@ def _plain_gradients(grad, x, alpha, dictionary, bandwidth, kernel, needs):
 
 
 def _double_backward(ctx, *cotangents):
-    # The second derivatives are asked for rarely (gradient alignment, curvature): take those of the formula.
-    needs, wanted = ctx.needs, ctx.needs_input_grad[:5]
-    first, pull_back = torch.func.vjp(
-        lambda *tensors: _plain_gradients(*tensors, ctx.kernel, needs), *ctx.saved_tensors
-    )
-    given = [c for c, need in zip(cotangents, needs, strict=True) if need]
-    given = tuple(torch.zeros_like(f) if c is None else c for f, c in zip(first, given, strict=True))
-    second = pull_back(given)
-    return *(g if need else None for g, need in zip(second, wanted, strict=True)), None, None, None
+    once = not (torch.is_grad_enabled() or _is_transformed())
+    return second.derivatives(ctx, cotangents, _plain_gradients, once)
 
 
 _kaf.register_autograd(partial(_backward, _kaf_backward), setup_context=_setup_context)

@@ -14,11 +14,12 @@ FAR = 1e18
 
 
 class Kernel(NamedTuple):
-    """A kernel kappa(u; gamma) and its two partial derivatives, all elementwise."""
+    """A kernel kappa(u; gamma), its two partial derivatives and the second one by u, all elementwise."""
 
     value: Callable
     by_offset: Callable
     by_bandwidth: Callable | None  # None: the kernel has no bandwidth
+    by_offset_twice: Callable
 
 
 def _gaussian(u, gamma):
@@ -30,9 +31,20 @@ def _gaussian_by_offset(u, gamma):
     return _gaussian(u, gamma) * u * (-2 * gamma)
 
 
+def _gaussian_by_offset_twice(u, gamma):
+    u = u.clamp(-FAR, FAR)
+    square = gamma * (u * u)
+    return torch.exp(-square) * (4 * square - 2) * gamma
+
+
 def _gaussian_by_bandwidth(u, gamma):
     u = u.clamp(-FAR, FAR)
     return -_gaussian(u, gamma) * u.square()
+
+
+def _softplus_by_offset_twice(u, gamma):
+    slope = torch.sigmoid(u)
+    return slope * (1 - slope)
 
 
 def _step(u, gamma):
@@ -40,7 +52,12 @@ def _step(u, gamma):
 
 
 KERNELS = {
-    "gaussian": Kernel(_gaussian, _gaussian_by_offset, _gaussian_by_bandwidth),
-    "relu": Kernel(lambda u, gamma: F.relu(u), _step, None),
-    "softplus": Kernel(lambda u, gamma: F.softplus(u), lambda u, gamma: torch.sigmoid(u), None),
+    "gaussian": Kernel(_gaussian, _gaussian_by_offset, _gaussian_by_bandwidth, _gaussian_by_offset_twice),
+    "relu": Kernel(lambda u, gamma: F.relu(u), _step, None, lambda u, gamma: torch.zeros_like(u)),
+    "softplus": Kernel(
+        lambda u, gamma: F.softplus(u),
+        lambda u, gamma: torch.sigmoid(u),
+        None,
+        _softplus_by_offset_twice,
+    ),
 }

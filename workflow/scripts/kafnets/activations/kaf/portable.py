@@ -65,6 +65,26 @@ def backward(grad, x, alpha, dictionary, bandwidth, kernel, needs):
     )
 
 
+def second(cotangent, grad, x, alpha, dictionary, bandwidth, kernel):
+    """The derivatives of the sum of `cotangent` times the gradient of x by grad, x and alpha."""
+    kappa, gamma = KERNELS[kernel], per_channel(bandwidth, x)
+    values, by_slope = x.to(compute_dtype(x)), cotangent.to(compute_dtype(x))
+    both = by_slope * grad.to(compute_dtype(x))
+    slope, curvature, grad_alpha = torch.zeros_like(values), torch.zeros_like(values), []
+    for i in range(alpha.shape[1]):
+        a = per_channel(alpha[:, i], x)
+        u = values - per_channel(dictionary[..., i], x)
+        by_offset = kappa.by_offset(u, gamma)
+        grad_alpha.append(reduce_to_channels(both * by_offset))
+        slope += a * by_offset
+        curvature += a * kappa.by_offset_twice(u, gamma)
+    return (
+        torch.empty_like(grad).copy_(by_slope * slope),
+        torch.empty_like(x).copy_(both * curvature),
+        torch.stack(grad_alpha, 1).to(alpha.dtype),
+    )
+
+
 def _grad_bandwidth(grad, by_bandwidth, bandwidth):
     if by_bandwidth is None:
         return torch.zeros_like(bandwidth)

@@ -12,22 +12,28 @@ from dataclasses import dataclass
 
 import torch
 
-from ...registry import ADVERSARIES, lookup
+from ...registry import ADVERSARIES, AROUND, lookup
 from ...runtime.units import fraction
 
 RADII = ("eps", "step")  # settings that config.yaml writes as n/255
 
 
-def create_method(settings):
+def create_method(settings, around=None):
     """The method that config.yaml's `training.adversary` names.
 
     Args:
         settings (dict): `name`, a key of :data:`kafnets.registry.ADVERSARIES`, and the method's arguments.
+        around (dict, optional): methods that work on top of it, keys of :data:`kafnets.registry.AROUND`, each
+            with its arguments; the last is outermost.
     """
     arguments = {name: value for name, value in settings.items() if name != "name"}
     arguments |= {name: fraction(arguments[name]) for name in RADII if name in arguments}
     entry = lookup(ADVERSARIES, settings["name"], "adversary")
-    return entry.load()(**entry.arguments, **arguments)
+    method = entry.load()(**entry.arguments, **arguments)
+    for name, arguments in (around or {}).items():
+        entry = lookup(AROUND, name, "method")
+        method = entry.load()(method=method, **entry.arguments, **arguments)
+    return method
 
 
 def _nothing():
@@ -55,10 +61,17 @@ class Update:
 class Method:
     """Base class of the methods; its constructor takes what config.yaml gives beside the name.
 
-    `updates_per_batch` says how often the weights are updated on a batch before the next one comes.
+    A method defines :meth:`objective`, and :meth:`craft` where there is something to look for before; or
+    :meth:`update` as a whole, and then nothing can work on top of it.
     """
 
+    # how often the weights are updated on a batch before the next one comes
     updates_per_batch = 1
+    # whether the perturbation is one step along the gradient, which a network can learn to lead astray:
+    # trainings of such methods are watched for catastrophic overfitting
+    single_step = False
+    # whether the loss has gradients in it, and is differentiated once more
+    twice_differentiated = False
 
     def initial_state(self, images):
         """The tensors that an update leaves to the next one, by name; they are part of a checkpoint.
@@ -67,6 +80,27 @@ class Method:
             images (Tensor): zeros in the shape of a whole batch; the last batch of an epoch may be smaller.
         """
         return {}
+
+    def begin_epoch(self, epoch, state):
+        """Writes what depends on the epoch into tensors of `state`.
+
+        Called before the first step of each epoch, and of what is left of one after an interruption.
+
+        Args:
+            epoch (int): counted from 0.
+            state (dict of Tensor): as of :meth:`update`.
+        """
+
+    def craft(self, network, images, labels, state):
+        """The perturbed images, detached: what :meth:`objective` takes; arguments as of :meth:`update`."""
+        return images
+
+    def objective(self, network, images, labels, crafted, state):
+        """The loss of one update, given what :meth:`craft` found; otherwise as :meth:`update`.
+
+        What works on top of a method may call it several times with the same `crafted`, at other weights.
+        """
+        raise NotImplementedError
 
     def update(self, network, images, labels, state):
         """The loss of one update.
@@ -80,7 +114,8 @@ class Method:
         Returns:
             Update
         """
-        raise NotImplementedError
+        crafted = self.craft(network, images, labels, state)
+        return self.objective(network, images, labels, crafted, state)
 
 
 class Network:
@@ -99,6 +134,18 @@ class Network:
         enabled = self.precision is not None
         with torch.autocast(images.device.type, self.precision, enabled=enabled):
             return self.model(images).float()
+
+    @contextlib.contextmanager
+    def mode(self, name):
+        """Within the block the network is in the mode `name`, "train" or "eval"; afterwards in "train".
+
+        In "eval" normalisations use their running averages, and leave them as they are; nothing is dropped.
+        """
+        self.model.train(name == "train")
+        try:
+            yield
+        finally:
+            self.model.train()
 
     def input_gradient(self, loss, images):
         """The gradient of a loss at `images`, times a positive factor; the parameters get none.

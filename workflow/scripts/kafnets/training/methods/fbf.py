@@ -26,17 +26,16 @@ class FBF(Method):
 
     eps: float
     step: float
+    single_step = True
 
-    def update(self, network, images, labels, state):
-        perturbed = self.perturb(network, images, labels)
-        logits = network(perturbed)
-        return Update(functional.cross_entropy(logits, labels), logits, perturbed)
-
-    def perturb(self, network, images, labels):
-        """The perturbed images, detached; arguments as of :meth:`update`."""
+    def craft(self, network, images, labels, state):
         delta = torch.empty_like(images).uniform_(-self.eps, self.eps)
         gradient = network.input_gradient(
             lambda perturbed: functional.cross_entropy(network(perturbed), labels), images + delta
         )
         delta = (delta + self.step * gradient.sign()).clamp_(-self.eps, self.eps)
         return (images + delta).clamp_(0, 1)
+
+    def objective(self, network, images, labels, crafted, state):
+        logits = network(crafted)
+        return Update(functional.cross_entropy(logits, labels), logits, crafted)

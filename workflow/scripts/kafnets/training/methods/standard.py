@@ -8,6 +8,6 @@ from .base import Method, Update
 class Standard(Method):
     """The mean cross-entropy on the images as they are."""
 
-    def update(self, network, images, labels, state):
-        logits = network(images)
-        return Update(functional.cross_entropy(logits, labels), logits, images)
+    def objective(self, network, images, labels, crafted, state):
+        logits = network(crafted)
+        return Update(functional.cross_entropy(logits, labels), logits, crafted)
