@@ -18,12 +18,11 @@ def crop_flip(images, padding=4):
     device = images.device
     top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), device=device)
     mirrored = torch.rand(count, 1, device=device) < 0.5
-    rows = top + torch.arange(height, device=device)
-    columns = torch.arange(width, device=device).expand(count, width)
-    columns = left + torch.where(mirrored, width - 1 - columns, columns)
+    numbers = torch.arange(max(count, height, width), device=device)  # of images, rows, columns
+    rows, columns = top + numbers[:height], left + numbers[:width]
+    columns = torch.where(mirrored, columns.flip(1), columns)
     padded = functional.pad(images, (padding,) * 4)
-    image = torch.arange(count, device=device)
-    cropped = padded[image[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    cropped = padded[numbers[:count, None, None], :, rows[:, :, None], columns[:, None, :]]
     return cropped.permute(0, 3, 1, 2)
 
 

@@ -81,8 +81,7 @@ class Batches:
 
     def take(self, rows):
         """The batch in `rows`: augmented images, float in [0, 1], channels last in memory, and labels."""
-        images = self.augment(self.images[rows])
-        images = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
+        images = (self.augment(self.images[rows]) / 255).contiguous(memory_format=torch.channels_last)
         return images, self.labels[rows]
 
 

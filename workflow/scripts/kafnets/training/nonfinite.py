@@ -23,13 +23,16 @@ class Watch:
         Returns:
             Tensor: 1.0 where the loss or the norm is not finite, else 0.0.
         """
-        lost = ~torch.isfinite(loss)
-        bad = lost | ~torch.isfinite(norm)
-        self.overflows.copy_((self.overflows + 1) * bad)
-        failed = (lost | (self.overflows > self.tolerated)) & (self.failed_at < 0)
-        self.failed_at.copy_(torch.where(failed, self.steps, self.failed_at))
+        both = torch.stack([loss, norm])
+        broken = (both - both) != 0  # fewer kernels than isfinite: of infinity and NaN the difference is NaN
+        bad = failed = broken.any()
+        if self.tolerated:
+            self.overflows.add_(1).mul_(bad)
+            failed = broken[0] | (self.overflows > self.tolerated)
+        failed = failed & (self.failed_at < 0)
+        torch.where(failed, self.steps, self.failed_at, out=self.failed_at)
         kept = self.images[: len(images)]
-        kept.copy_(torch.where(failed, images, kept))
+        torch.where(failed, images, kept, out=kept)
         self.steps += 1
         return bad.float()
 

@@ -9,7 +9,7 @@ from ..activations import layers_of
 from ..models.create import count_parameters, create_model
 from ..runtime.errors import UserError
 from ..runtime.graphs import Replayed
-from . import nonfinite
+from . import fusing, nonfinite
 from .batches import create_batches
 from .methods.base import Network, create_method
 
@@ -72,12 +72,14 @@ class Training:
         device (torch.device): where to compute.
         deferred (bool, optional): nothing in a step waits for the device; default: on a GPU.
         streamed (bool, optional): see :func:`.batches.create_batches`.
+        fused (bool, optional): whether the network's layers are computed several at a time where they can be,
+            see :mod:`kafnets.models.fused`; default: on a GPU.
 
     Raises:
         UserError: when a batch would hold more images than there are.
     """
 
-    def __init__(self, settings, dataset, device, deferred=None, streamed=None):
+    def __init__(self, settings, dataset, device, deferred=None, streamed=None, fused=None):
         self.deferred = device.type == "cuda" if deferred is None else deferred
         self.options, self.device = settings["training"], device
         self.batches = create_batches(settings, dataset, device, streamed)
@@ -90,8 +92,12 @@ class Training:
         self.optimizer = self._optimizer()
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        self.network = Network(self.model, precision, self.scaler.scale)
         self.method = create_method(self.options["adversary"])
+        fused = False if self.method.twice_differentiated else fused
+        self.network = Network(
+            self.model, precision, self.scaler.scale, fusing.passes(self.model, device, fused)
+        )
+        self.tried = self.network.passes is self.model
         size = self.batches.size
         whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
         whole = whole.contiguous(memory_format=torch.channels_last)
@@ -132,7 +138,12 @@ class Training:
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
+        if not self.tried:
+            self.tried, self.network.passes = True, fusing.tried(self.network, *self._unchanged(rows))
         return self.replayed(rows)
+
+    def _unchanged(self, rows):
+        return self.batches.images[rows].float().div_(255), self.batches.labels[rows]
 
     def _step(self, rows):
         images, labels = self.batches.take(rows)
@@ -158,9 +169,9 @@ class Training:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         count = len(labels)
-        correct = (update.logits.argmax(1) == labels).sum()
+        correct = (update.logits.argmax(1) == labels).sum(dtype=norm.dtype)
         seen = torch.full_like(norm, count)
-        return torch.stack([seen, loss * count, correct.to(norm.dtype), norm * count]).double()
+        return torch.stack([seen, loss * count, correct, norm * count]).double()
 
     def check(self):
         """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""

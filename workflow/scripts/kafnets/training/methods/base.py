@@ -59,6 +59,8 @@ class Method:
     """
 
     updates_per_batch = 1
+    # whether the loss has gradients in it, and is differentiated once more
+    twice_differentiated = False
 
     def initial_state(self, images):
         """The tensors that an update leaves to the next one, by name; they are part of a checkpoint.
@@ -90,15 +92,17 @@ class Network:
         model (nn.Module): the network itself, for methods that change its weights or mode for a while.
         precision (torch.dtype, optional): of the matrix products; default: the weights' own.
         scale (callable, optional): multiplies a loss so that its gradients do not underflow in float16.
+        passes (callable, optional): computes what `model` does, with its parameters. Default: `model`
     """
 
-    def __init__(self, model, precision=None, scale=lambda loss: loss):
+    def __init__(self, model, precision=None, scale=lambda loss: loss, passes=None):
         self.model, self.precision, self.scale = model, precision, scale
+        self.passes = model if passes is None else passes
 
     def __call__(self, images):
         enabled = self.precision is not None
         with torch.autocast(images.device.type, self.precision, enabled=enabled):
-            return self.model(images).float()
+            return self.passes(images).float()
 
     def input_gradient(self, loss, images):
         """The gradient of a loss at `images`, times a positive factor; the parameters get none.
