@@ -95,6 +95,10 @@ def place(tmp_path_factory):
 ELSEWHERE = {
     "kafnets.activations.kaf.gpu": "imported where a KAF is computed on a GPU",
     "kafnets.activations.kaf.triton_kernels": "of gpu",
+    "kafnets.models.fused": "imported where a network is trained on a GPU",
+    "kafnets.models.fused.rewriting": "of fused",
+    "kafnets.models.fused.layers": "of fused",
+    "kafnets.models.fused.operators": "of fused",
 }
 
 

@@ -16,10 +16,11 @@ def crop_flip(images, padding=4):
     """
     count, _, height, width = images.shape
     device = images.device
-    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), device=device)
+    corners = torch.randint(0, 2 * padding + 1, (2, count, 1), device=device)
     mirrored = torch.rand(count, 1, device=device) < 0.5
     numbers = torch.arange(max(count, height, width), device=device)  # of images, rows, columns
-    rows, columns = top + numbers[:height], left + numbers[:width]
+    rows, columns = corners + numbers[: max(height, width)]
+    rows, columns = rows[:, :height], columns[:, :width]
     columns = torch.where(mirrored, columns.flip(1), columns)
     padded = functional.pad(images, (padding,) * 4)
     cropped = padded[numbers[:count, None, None], :, rows[:, :, None], columns[:, None, :]]

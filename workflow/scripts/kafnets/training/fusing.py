@@ -1,4 +1,4 @@
-"""What computes a network's passes in a training: the network itself, or its fused form once that was tried."""
+"""What computes a network's passes in a training: the network itself, or its fused form."""
 
 import contextlib
 
@@ -35,7 +35,7 @@ def passes(model, device, wanted=None):
 
 
 def tried(network, images, labels):
-    """What is to compute the passes of `network` from now on: what does, where one pass of it is as it should be.
+    """What is to compute the passes of `network` from now on: what does, if it does it right.
 
     Loss, gradients and running averages are compared with the network's own, and both with those in float32.
     Nothing of the network changes, and no random number is drawn.

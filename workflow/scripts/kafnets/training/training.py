@@ -59,8 +59,14 @@ def parameter_groups(model, l2):
             kernels["dense"].append(module.weight)
     penalised = {id(weight) for weights in kernels.values() for weight in weights}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in penalised]
-    groups = [{"params": weights, "weight_decay": 2 * l2[kind]} for kind, weights in kernels.items()]
-    return [group for group in [*groups, {"params": rest, "weight_decay": 0.0}] if group["params"]]
+    groups = {}
+    for decay, parameters in (
+        (2 * l2["conv"], kernels["conv"]),
+        (2 * l2["dense"], kernels["dense"]),
+        (0.0, rest),
+    ):
+        groups.setdefault(decay, []).extend(parameters)  # each group is updated by kernels of its own
+    return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
 
 
 class Training:
@@ -171,7 +177,8 @@ class Training:
         count = len(labels)
         correct = (update.logits.argmax(1) == labels).sum(dtype=norm.dtype)
         seen = torch.full_like(norm, count)
-        return torch.stack([seen, loss * count, correct, norm * count]).double()
+        loss_sum, norm_sum = torch._foreach_mul([loss, norm], count)
+        return torch.stack([seen, loss_sum, correct, norm_sum]).double()
 
     def check(self):
         """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""

@@ -48,6 +48,33 @@ class _Padded(torch.autograd.Function):
         return total, None, None
 
 
+class _Mean(torch.autograd.Function):
+    """The mean over rows and columns; its gradient is in memory as the input is, in one pass."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.like = torch.empty_like(x, device="meta")
+        return x.mean((2, 3))
+
+    @staticmethod
+    def backward(ctx, grad):
+        new = torch.empty_like(ctx.like, dtype=grad.dtype, device=grad.device)
+        return torch.div(grad[:, :, None, None].expand_as(new), new[0, 0].numel(), out=new)
+
+
+def mean_of_positions(x):
+    """x.mean((2, 3)) of (N, C, H, W)."""
+    return _Mean.apply(x)
+
+
+def sums(groups):
+    """The sum of each tuple of one tensor or two, without gradients."""
+    groups = [[tensor.detach() for tensor in group] for group in groups]
+    pairs = [group for group in groups if len(group) > 1]
+    added = iter(torch._foreach_add(*(list(side) for side in zip(*pairs, strict=True))) if pairs else ())
+    return [next(added) if len(group) > 1 else group[0] for group in groups]
+
+
 def cast(tensors, device_type):
     """`tensors` as autocast would give them to a product, all of them at once."""
     if not torch.is_autocast_enabled(device_type):

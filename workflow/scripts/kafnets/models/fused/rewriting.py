@@ -1,5 +1,6 @@
 """A network's training pass with fewer operations, found in the graph of its calls."""
 
+import itertools
 import operator
 
 import torch
@@ -16,7 +17,7 @@ def fused(model):
 
     - Normalisation, activation and the additions around them are one operator, see :mod:`.operators`.
     - A convolution whose output is only normalised does without its bias :math:`b`, which shifts the mean of
-      the batch as it shifts every value: :math:`x + b - \operatorname{mean}(x + b) = x - \operatorname{mean}(x)`.
+      the batch as every value: :math:`x + b - \operatorname{mean}(x + b) = x - \operatorname{mean}(x)`.
       So the loss does not depend on :math:`b`, and its gradient is zero; layer by layer it is the sum of the
       gradients behind the normalisation's mean, which is zero but for rounding. Here it is a tensor of zeros.
       The running mean counts the bias in.
@@ -36,10 +37,11 @@ def fused(model):
     rewriting = _Rewriting(model, graph)
     rewriting.share_margins()
     rewriting.replace_normalisations()
+    rewriting.replace_means()
     rewriting.replace_products()
     graph.lint()
     traced = fx.GraphModule(rewriting.modules, graph)
-    return Fused(model, traced, rewriting.given, rewriting.unused)
+    return Fused(model, traced, rewriting.given, rewriting.shifts)
 
 
 class Unfusable(Exception):
@@ -52,23 +54,23 @@ class Fused:
     Outside training mode, be it of a single layer, and while something hooks in, the model itself is called.
     """
 
-    def __init__(self, model, traced, given, unused):
-        self.model, self.traced, self.given, self.unused = model, traced, given, unused
+    def __init__(self, model, traced, given, shifts):
+        self.model, self.traced, self.given, self.shifts = model, traced, given, shifts
 
     def __call__(self, x):
         if not all(module.training and not _has_hooks(module) for module in self.model.modules()):
             return self.model(x)
         tensors = layers.cast([getattr(layer, name) for layer, name in self.given], x.device.type)
-        biases = [layer.bias for layer in self.unused]
-        y = self.traced(x, tensors, [bias.detach() for bias in biases])
-        return layers.WithoutEffect.apply(y, *biases) if biases else y
+        biases = [[layer.bias for layer in group] for group in self.shifts]
+        y = self.traced(x, tensors, layers.sums(biases))
+        return layers.WithoutEffect.apply(y, *itertools.chain(*biases)) if biases else y
 
 
 def _trace(model):
     """The graph of the calls in training mode.
 
-    What is drawn at random outside of tensors of the graph would stay the same for ever: two recordings
-    differ then, or hold a tensor that is no parameter.
+    What is drawn at random outside of the graph would stay the same for ever: two recordings differ then, or
+    hold a tensor that is none of the network's.
     """
     if any(_has_hooks(module) for module in model.modules()):
         raise Unfusable("it has hooks")
@@ -77,13 +79,13 @@ def _trace(model):
     try:
         with torch.random.fork_rng(devices=[]):
             graphs = [_Tracer().trace(model) for _ in range(2)]
+    except Unfusable:
+        raise
     except Exception as error:  # what a forward may do that cannot be traced has no common error class
         raise Unfusable(f"its calls cannot be recorded: {error}".partition("\n")[0]) from None
     graph = graphs[0]
     if str(graphs[0]) != str(graphs[1]):
         raise Unfusable("its calls differ from pass to pass")
-    if any("_tensor_constant" in str(node.target) for node in graph.nodes if node.op == "get_attr"):
-        raise Unfusable("it makes a tensor in its pass")
     if sum(node.op == "placeholder" for node in graph.nodes) != 1:
         raise Unfusable("it takes more than the images")
     return graph
@@ -96,6 +98,13 @@ class _Tracer(fx.Tracer):
         plain = hasattr(module, "activation_name") or not any(True for _ in module.children())
         return plain or super().is_leaf_module(module, qualified_name)
 
+    def create_arg(self, value):
+        if isinstance(value, torch.Tensor):
+            held = itertools.chain(self.root.parameters(), self.root.buffers())
+            if not any(value is tensor for tensor in held):
+                raise Unfusable("it makes a tensor in its pass")
+        return super().create_arg(value)
+
 
 def _has_hooks(module):
     return any(getattr(module, hooks) for hooks in _HOOKS)
@@ -107,7 +116,7 @@ class _Rewriting:
     Attributes:
         modules (dict): what the graph calls and reads, by name.
         given (list): (layer, name) of the parameters that come as the graph's second argument.
-        unused (list): the convolutions without their biases, which come as its third.
+        shifts (list): groups of convolutions without their biases, whose sums come as its third.
     """
 
     def __init__(self, model, graph):
@@ -119,9 +128,10 @@ class _Rewriting:
         with graph.inserting_after(images):
             weights = graph.placeholder("weights")
         with graph.inserting_after(weights):
-            biases = graph.placeholder("biases")
-        self.lists = {"given": weights, "unused": biases}
-        self.given, self.unused, self.arguments = [], [], {}
+            shifts = graph.placeholder("shifts")
+        self.lists = {"given": weights, "shifts": shifts}
+        self.given, self.shifts, self.arguments = [], [], {}
+        self.sites = set()
 
     def share_margins(self):
         """What convolutions put around their inputs, once for those that ask for the same."""
@@ -150,19 +160,18 @@ class _Rewriting:
         joined, activation, residual = self._followers(node)
         last, source = joined[-1], node.args[0]
         terms = source.args if _is_sum(source) and len(source.users) == 1 else (source,)
-        shifts = [self._bias_left_out(term) for term in terms]
-        shifts = [shift for shift in shifts if shift is not None]
+        without_bias = tuple(layer for layer in map(self._without_bias, terms) if layer is not None)
         site = layers.Site(self.modules[node.target], activation, len(last.users))
         with self.graph.inserting_before(last):
-            shift = self.graph.call_function(torch.add, tuple(shifts)) if len(shifts) > 1 else None
             optional = {
                 "added": terms[1] if len(terms) > 1 else None,
                 "residual": residual,
-                "shift": shift or (shifts[0] if shifts else None),
+                "shift": self._argument("shifts", without_bias) if without_bias else None,
             }
             name = self._named(f"{node.target}_fused", site)
             given = {key: value for key, value in optional.items() if value is not None}
             new = self.graph.call_module(name, (terms[0],), given)
+        self.sites.add(new)
         _replace(last, new, site.copies)
         for one in [*reversed(joined), *([source] if len(terms) > 1 else [])]:
             self.graph.erase_node(one)
@@ -179,15 +188,25 @@ class _Rewriting:
                 return [node, follower, after], self.modules[after.target], other if one is node else one
         return [node], nn.Identity(), None
 
-    def _bias_left_out(self, node):
-        """The bias of a convolution that only one normalisation reads, which it is left out of from now on."""
+    def _without_bias(self, node):
+        """The layer of a convolution with a bias that only a normalisation reads: left out from now on."""
         if not self._is_convolution(node) or len(node.users) != 1:
             return None
         layer = self.modules[node.target]
         if layer.bias is None:
             return None
         node.meta["without_bias"] = True
-        return self._argument("unused", layer)
+        return layer
+
+    def replace_means(self):
+        """The mean over rows and columns, where it follows a normalisation: of images, therefore."""
+        for node in list(self.graph.nodes):
+            called = node.op == "call_method" and node.target == "mean" and not node.kwargs
+            if called and node.args[0] in self.sites and node.args[1:] in (((2, 3),), ([2, 3],)):
+                with self.graph.inserting_before(node):
+                    new = self.graph.call_function(layers.mean_of_positions, node.args[:1])
+                node.replace_all_uses_with(new)
+                self.graph.erase_node(node)
 
     def replace_products(self):
         """Convolutions and dense layers by functions of weights that come as arguments."""
@@ -241,7 +260,7 @@ class _Rewriting:
         if key not in self.arguments:
             collected = getattr(self, kind)
             arguments = self.lists[kind], len(collected)
-            with self.graph.inserting_after(self.lists["unused"]):
+            with self.graph.inserting_after(self.lists["shifts"]):
                 self.arguments[key] = self.graph.call_function(operator.getitem, arguments)
             collected.append(what)
         return self.arguments[key]
