@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from benchmarks import kernels
 from kafnets import create_model
 from kafnets.activations import create_activation
 from kafnets.models.fused import operators
@@ -15,6 +14,8 @@ from kafnets.training.training import Training
 from torch import nn
 from torch.nn import functional
 from training_cases import CPU, NOISE, same, settings, weights
+
+from benchmarks import kernels
 
 # -- one pass
 

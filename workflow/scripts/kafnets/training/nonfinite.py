@@ -25,14 +25,14 @@ class Watch:
         """
         bad = failed = _is_not_finite(loss + norm)
         if self.tolerated:
-            self.overflows.add_(1).mul_(bad)
-            failed = _is_not_finite(loss) | (self.overflows > self.tolerated)
-        failed = failed & (self.failed_at < 0)
+            self.overflows.add_(1).mul_(bad.long())
+            failed = _is_not_finite(loss).bool() | (self.overflows > self.tolerated)
+        failed = torch.logical_and(failed, self.failed_at < 0)
         torch.where(failed, self.steps, self.failed_at, out=self.failed_at)
         kept = self.images[: len(images)]
         torch.where(failed, images, kept, out=kept)
         self.steps += 1
-        return bad.float()
+        return bad
 
     def failure(self):
         """The number of the first step that failed, and its images; None when there is none (waits)."""
@@ -50,8 +50,8 @@ class Watch:
 
 
 def _is_not_finite(number):
-    """In two kernels, torch.isfinite is four: infinity and NaN minus themselves are NaN, which is not 0."""
-    return (number - number) != 0
+    """1.0 or 0.0, in two kernels (torch.isfinite is four): infinity and NaN minus themselves are NaN."""
+    return torch.ne(number - number, 0, out=torch.empty((), device=number.device))
 
 
 @torch.no_grad()

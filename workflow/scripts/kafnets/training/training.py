@@ -69,6 +69,10 @@ def parameter_groups(model, l2):
     return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
 
 
+def _is_dense(tensor):
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
+
+
 class Training:
     """One run: its network, its batches on the device, and all that a step needs.
 
@@ -108,6 +112,7 @@ class Training:
         whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
         whole = whole.contiguous(memory_format=torch.channels_last)
         self.method_state = self.method.initial_state(whole)
+        self.size = torch.tensor(float(size), device=device)
         self.watch = nonfinite.Watch(whole, MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0)
         self.replayed = Replayed(self._step, self._changed, device, size)
 
@@ -145,27 +150,26 @@ class Training:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
         if not self.tried:
-            self.tried, self.network.passes = True, fusing.tried(self.network, *self._unchanged(rows))
+            self.tried = True
+            self.network.passes = fusing.tried(self.network, *self.batches.untouched(rows))
         return self.replayed(rows)
-
-    def _unchanged(self, rows):
-        return self.batches.images[rows].float().div_(255), self.batches.labels[rows]
 
     def _step(self, rows):
         images, labels = self.batches.take(rows)
         updates = [self.update(images, labels) for _ in range(self.method.updates_per_batch)]
-        return functools.reduce(torch.add, updates)
+        if len(updates) == 1:
+            return updates[0]
+        return functools.reduce(torch.add, (figures.double() for figures in updates))
 
     def update(self, images, labels):
         """One update of the weights by unperturbed images, at the rate that is set; see :meth:`step`."""
         update = self.method.update(self.network, images, labels, self.method_state)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(update.loss).backward()
+        loss = self.scaler.scale(update.loss)
+        loss.backward(self.network.one_like(loss))
         update.after_backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm(
-            [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        )
+        norm = self._norm([p.grad for p in self.model.parameters() if p.grad is not None])
         loss = update.loss.detach()
         bad = self.watch.see(loss, norm, update.images.detach())
         if not self.deferred:
@@ -176,9 +180,16 @@ class Training:
         self.scaler.update()
         count = len(labels)
         correct = (update.logits.argmax(1) == labels).sum(dtype=norm.dtype)
-        seen = torch.full_like(norm, count)
+        seen = self.size if count == self.batches.size else torch.full_like(norm, count)
         loss_sum, norm_sum = torch._foreach_mul([loss, norm], count)
-        return torch.stack([seen, loss_sum, correct, norm_sum]).double()
+        return torch.stack([seen, loss_sum, correct, norm_sum])
+
+    def _norm(self, gradients):
+        """Of all gradients as one vector."""
+        if not self.deferred or not all(map(_is_dense, gradients)):
+            return nn.utils.get_total_norm(gradients)
+        # in two kernels instead of five
+        return torch.linalg.vector_norm(torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients]))
 
     def check(self):
         """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""

@@ -98,6 +98,7 @@ class Network:
     def __init__(self, model, precision=None, scale=lambda loss: loss, passes=None):
         self.model, self.precision, self.scale = model, precision, scale
         self.passes = model if passes is None else passes
+        self._ones = {}
 
     def __call__(self, images):
         enabled = self.precision is not None
@@ -114,8 +115,16 @@ class Network:
         """
         images = images.detach().requires_grad_()
         with parameters_frozen(self.model):
-            (gradient,) = torch.autograd.grad(self.scale(loss(images)), images)
+            loss = self.scale(loss(images))
+            (gradient,) = torch.autograd.grad(loss, images, self.one_like(loss))
         return gradient
+
+    def one_like(self, loss):
+        """1 for :func:`torch.autograd.grad`, which otherwise makes one in a kernel of its own each time."""
+        kind = loss.device, loss.dtype
+        if kind not in self._ones:
+            self._ones[kind] = torch.ones_like(loss, requires_grad=False)
+        return self._ones[kind]
 
 
 @contextlib.contextmanager
