@@ -39,7 +39,6 @@ _KINDS = {
     "_fused_sgd_": "optimiser",
     "_foreach_norm": "optimiser",
     "kaf": "activations",
-    "kaf_backward": "activations",
     "relu": "activations",
     "threshold_backward": "activations",
     "silu": "activations",
@@ -110,6 +109,8 @@ def _kernels(operator, args):
     if name == "convolution_backward":
         inputs, weights, biases = args[-1]
         return {"convolutions": inputs, "weight gradients": weights, "biases of convolutions": biases}
+    if name == "kaf_backward":
+        return {"activations": 1 + any(args[-1][1:])}  # the parts of the parameters' gradients are added up
     return {_kind(operator, name, args): _number(name, args)}
 
 

@@ -274,12 +274,14 @@ def test_what_is_differentiated_twice_and_what_runs_on_a_cpu_is_not_fused(monkey
 
 
 SEEN_ON_A_GPU = {"relu": 905, "kaf": 934}  # layer by layer, by the profiler of an H200
+REMOVED_SINCE = 32  # of the step itself: augmentation, watch, norm
 
 
 @pytest.mark.parametrize("activation", SEEN_ON_A_GPU)
 def test_a_step_is_a_few_hundred_kernels(activation):
     own = kernels.count(activation, fused=False)
-    assert 0.9 * SEEN_ON_A_GPU[activation] < own.total() < SEEN_ON_A_GPU[activation]
+    seen = SEEN_ON_A_GPU[activation]
+    assert 0.9 * seen < own.total() + REMOVED_SINCE <= seen  # it does not see what libraries fill with zeros
     # what the profiler listed by name
     assert own["normalisations"] == 38 * 7 and own["biases of convolutions"] == 42 + 21
     step = kernels.count(activation, fused=True)
