@@ -4,8 +4,8 @@
     python -m benchmarks.kernels swish --precision float32 --architecture vgg
 
 A step is dispatched operator by operator, and each is one kernel, none, or several: the numbers below are
-those of torch 2.11's CUDA operators with channels-last bfloat16. A fused operator counts as its own launches.
-A GPU's profiler sees more, memory that libraries set to zero above all: on an H200 905 for relu layer by layer.
+those of torch 2.11's CUDA operators, channels-last, in bfloat16; a fused operator counts as its own launches.
+A GPU profiler sees more, such as memory that libraries set to zero: on an H200 905 for relu layer by layer.
 """
 
 import argparse

@@ -99,6 +99,7 @@ ELSEWHERE = {
     "kafnets.models.fused.rewriting": "of fused",
     "kafnets.models.fused.layers": "of fused",
     "kafnets.models.fused.operators": "of fused",
+    "kafnets.models.fused.trial": "of fused",
 }
 
 
