@@ -25,11 +25,15 @@ class SameConv2d(nn.Conv2d):
     scales_with_weight = True  # and shifts with its bias, as evaluation/folding.py may do with it
 
     def forward(self, x):
+        return super().forward(functional.pad(x, self.margins(x)))
+
+    def margins(self, x):
+        """The zeros around `x`, as of torch.nn.functional.pad; the rest is a plain convolution."""
         rows, columns = (
             _same_padding(size, kernel, stride)
             for size, kernel, stride in zip(x.shape[-2:], self.kernel_size, self.stride, strict=True)
         )
-        return super().forward(functional.pad(x, (*columns, *rows)))
+        return (*columns, *rows)
 
 
 def _same_padding(size, kernel, stride):

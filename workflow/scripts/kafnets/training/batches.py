@@ -81,9 +81,15 @@ class Batches:
 
     def take(self, rows):
         """The batch in `rows`: augmented images, float in [0, 1], channels last in memory, and labels."""
-        images = self.augment(self.images[rows])
-        images = images.to(torch.float32).div_(255).contiguous(memory_format=torch.channels_last)
-        return images, self.labels[rows]
+        return _pixels(self.augment(self.images, rows)), self.labels[rows]
+
+    def untouched(self, rows):
+        """As :meth:`take`, without the augmentation; it draws no random number."""
+        return _pixels(self.images[rows]), self.labels[rows]
+
+
+def _pixels(images):
+    return (images / 255).contiguous(memory_format=torch.channels_last)
 
 
 class Resident(Batches):

@@ -23,15 +23,16 @@ class Watch:
         Returns:
             Tensor: 1.0 where the loss or the norm is not finite, else 0.0.
         """
-        lost = ~torch.isfinite(loss)
-        bad = lost | ~torch.isfinite(norm)
-        self.overflows.copy_((self.overflows + 1) * bad)
-        failed = (lost | (self.overflows > self.tolerated)) & (self.failed_at < 0)
-        self.failed_at.copy_(torch.where(failed, self.steps, self.failed_at))
+        bad = failed = _is_not_finite(loss + norm)
+        if self.tolerated:
+            self.overflows.add_(1).mul_(bad.long())
+            failed = _is_not_finite(loss).bool() | (self.overflows > self.tolerated)
+        failed = torch.logical_and(failed, self.failed_at < 0)
+        torch.where(failed, self.steps, self.failed_at, out=self.failed_at)
         kept = self.images[: len(images)]
-        kept.copy_(torch.where(failed, images, kept))
+        torch.where(failed, images, kept, out=kept)
         self.steps += 1
-        return bad.float()
+        return bad
 
     def failure(self):
         """The number of the first step that failed, and its images; None when there is none (waits)."""
@@ -46,6 +47,11 @@ class Watch:
         """Puts back what :meth:`state` returned."""
         self.steps.fill_(state["steps"])
         self.overflows.fill_(state["overflows"])
+
+
+def _is_not_finite(number):
+    """1.0 or 0.0, in two kernels (torch.isfinite is four): infinity and NaN minus themselves are NaN."""
+    return torch.ne(number - number, 0, out=torch.empty((), device=number.device))
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from ..models.create import count_parameters, create_model
 from ..registry import AROUND
 from ..runtime.errors import UserError
 from ..runtime.graphs import Replayed
-from . import nonfinite
+from . import fusing, nonfinite
 from .averaging import Averaged
 from .batches import create_batches
 from .methods.base import Network, create_method
@@ -61,8 +61,18 @@ def parameter_groups(model, l2):
             kernels["dense"].append(module.weight)
     penalised = {id(weight) for weights in kernels.values() for weight in weights}
     rest = [parameter for parameter in model.parameters() if id(parameter) not in penalised]
-    groups = [{"params": weights, "weight_decay": 2 * l2[kind]} for kind, weights in kernels.items()]
-    return [group for group in [*groups, {"params": rest, "weight_decay": 0.0}] if group["params"]]
+    groups = {}
+    for decay, parameters in (
+        (2 * l2["conv"], kernels["conv"]),
+        (2 * l2["dense"], kernels["dense"]),
+        (0.0, rest),
+    ):
+        groups.setdefault(decay, []).extend(parameters)  # each group is updated by kernels of its own
+    return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
+
+
+def _is_dense(tensor):
+    return tensor.is_contiguous() or tensor.is_contiguous(memory_format=torch.channels_last)
 
 
 class Training:
@@ -74,12 +84,14 @@ class Training:
         device (torch.device): where to compute.
         deferred (bool, optional): nothing in a step waits for the device; default: on a GPU.
         streamed (bool, optional): see :func:`.batches.create_batches`.
+        fused (bool, optional): whether the network's layers are computed several at a time where they can be,
+            see :mod:`kafnets.models.fused`; default: on a GPU.
 
     Raises:
         UserError: when a batch would hold more images than there are.
     """
 
-    def __init__(self, settings, dataset, device, deferred=None, streamed=None):
+    def __init__(self, settings, dataset, device, deferred=None, streamed=None, fused=None):
         self.deferred = device.type == "cuda" if deferred is None else deferred
         self.options, self.device = settings["training"], device
         self.batches = create_batches(settings, dataset, device, streamed)
@@ -92,15 +104,20 @@ class Training:
         self.optimizer = self._optimizer()
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-        self.network = Network(self.model, precision, self.scaler.scale)
         around = {name: self.options[name] for name in AROUND if name in self.options}
         self.method = create_method(self.options["adversary"], around)
+        fused = False if self.method.twice_differentiated else fused
+        self.network = Network(
+            self.model, precision, self.scaler.scale, fusing.passes(self.model, device, fused)
+        )
+        self.tried = self.network.passes is self.model
         size = self.batches.size
         whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
         whole = whole.contiguous(memory_format=torch.channels_last)
         self.method_state = self.method.initial_state(whole)
         self.averaged = self._averaged()
         self.begin_epoch(0)
+        self.size = torch.tensor(float(size), device=device)
         self.watch = nonfinite.Watch(whole, MAX_SKIPPED_STEPS if self.scaler.is_enabled() else 0)
         self.replayed = Replayed(self._step, self._changed, device, size)
 
@@ -148,23 +165,27 @@ class Training:
         else:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
+        if not self.tried:
+            self.tried = True
+            self.network.passes = fusing.tried(self.network, *self.batches.untouched(rows))
         return self.replayed(rows)
 
     def _step(self, rows):
         images, labels = self.batches.take(rows)
         updates = [self.update(images, labels) for _ in range(self.method.updates_per_batch)]
-        return functools.reduce(torch.add, updates)
+        if len(updates) == 1:
+            return updates[0]
+        return functools.reduce(torch.add, (figures.double() for figures in updates))
 
     def update(self, images, labels):
         """One update of the weights by unperturbed images, at the rate that is set; see :meth:`step`."""
         update = self.method.update(self.network, images, labels, self.method_state)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(update.loss).backward()
+        loss = self.scaler.scale(update.loss)
+        loss.backward(self.network.one_like(loss))
         update.after_backward()
         self.scaler.unscale_(self.optimizer)
-        norm = nn.utils.get_total_norm(
-            [parameter.grad for parameter in self.model.parameters() if parameter.grad is not None]
-        )
+        norm = self._norm([p.grad for p in self.model.parameters() if p.grad is not None])
         loss = update.loss.detach()
         bad = self.watch.see(loss, norm, update.images.detach())
         if not self.deferred:
@@ -176,9 +197,17 @@ class Training:
         if self.averaged is not None:
             self.averaged.update()
         count = len(labels)
-        correct = (update.logits.argmax(1) == labels).sum()
-        seen = torch.full_like(norm, count)
-        return torch.stack([seen, loss * count, correct.to(norm.dtype), norm * count]).double()
+        correct = (update.logits.argmax(1) == labels).sum(dtype=norm.dtype)
+        seen = self.size if count == self.batches.size else torch.full_like(norm, count)
+        loss_sum, norm_sum = torch._foreach_mul([loss, norm], count)
+        return torch.stack([seen, loss_sum, correct, norm_sum])
+
+    def _norm(self, gradients):
+        """Of all gradients as one vector."""
+        if not self.deferred or not all(map(_is_dense, gradients)):
+            return nn.utils.get_total_norm(gradients)
+        # in two kernels instead of five
+        return torch.linalg.vector_norm(torch.cat([g.as_strided((g.numel(),), (1,)) for g in gradients]))
 
     def check(self):
         """Raises UserError when a step's loss or gradient was not finite (waits for the device)."""

@@ -125,15 +125,18 @@ class Network:
         model (nn.Module): the network itself, for methods that change its weights or mode for a while.
         precision (torch.dtype, optional): of the matrix products; default: the weights' own.
         scale (callable, optional): multiplies a loss so that its gradients do not underflow in float16.
+        passes (callable, optional): computes what `model` does, with its parameters. Default: `model`
     """
 
-    def __init__(self, model, precision=None, scale=lambda loss: loss):
+    def __init__(self, model, precision=None, scale=lambda loss: loss, passes=None):
         self.model, self.precision, self.scale = model, precision, scale
+        self.passes = model if passes is None else passes
+        self._ones = {}
 
     def __call__(self, images):
         enabled = self.precision is not None
         with torch.autocast(images.device.type, self.precision, enabled=enabled):
-            return self.model(images).float()
+            return self.passes(images).float()
 
     @contextlib.contextmanager
     def mode(self, name):
@@ -157,8 +160,16 @@ class Network:
         """
         images = images.detach().requires_grad_()
         with parameters_frozen(self.model):
-            (gradient,) = torch.autograd.grad(self.scale(loss(images)), images)
+            loss = self.scale(loss(images))
+            (gradient,) = torch.autograd.grad(loss, images, self.one_like(loss))
         return gradient
+
+    def one_like(self, loss):
+        """1 for :func:`torch.autograd.grad`, which otherwise makes one in a kernel of its own each time."""
+        kind = loss.device, loss.dtype
+        if kind not in self._ones:
+            self._ones[kind] = torch.ones_like(loss, requires_grad=False)
+        return self._ones[kind]
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class FBF(Method):
         gradient = network.input_gradient(
             lambda perturbed: functional.cross_entropy(network(perturbed), labels), images + delta
         )
-        delta = (delta + self.step * gradient.sign()).clamp_(-self.eps, self.eps)
+        delta = delta.add_(gradient.sign(), alpha=self.step).clamp_(-self.eps, self.eps)
         return (images + delta).clamp_(0, 1)
 
     def objective(self, network, images, labels, crafted, state):
