@@ -20,7 +20,7 @@ class Launch(NamedTuple):
 
 
 def record(module, names, monkeypatch):
-    """A list to which launches of these kernels of a module are written from now on, instead of being made."""
+    """A list to which launches of a module's kernels are written from now on, instead of being made."""
     launches = []
 
     class Recorder:
