@@ -26,7 +26,9 @@ def capture(device, stream=None):
     # when a capture fails, torch leaves its stream the current one
     with torch.cuda.stream(torch.cuda.current_stream(device)):
         try:
-            with torch.cuda.graph(graph, stream=stream):
+            # what other threads ask of the GPU meanwhile (memory for the next random starts, whether an event
+            # has come) is none of the capture's: by default it would end it
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 yield graph
         except BaseException:
             # ... and lets the random numbers believe that it goes on: a copy of their state does not
