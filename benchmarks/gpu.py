@@ -61,7 +61,7 @@ STAGES = {
     "check": Stage("check", 90, tiny="--batch 2"),  # nearly all of it compiles
     "steps": Stage(
         "training",
-        80,
+        90,
         f'--contestants {OURS} "kafnets vgg relu" "eager loop relu" --epochs 3 --whole relu',
         f'{SMALL} --contestants "kafnets relu" "kafnets kaf" --epochs 2 --whole relu',
         data=True,
@@ -104,7 +104,7 @@ def main():
     log = [*(read_json(output / "stages.json")["stages"] if (output / "stages.json").is_file() else [])]
     data = arguments.data if arguments.data.is_file() else None
     if arguments.cifar10 and "table" not in arguments.stages:
-        data = prepare(arguments.cifar10, output)
+        data = prepare(arguments.cifar10)
     failed = []
     for name in arguments.stages or STAGES:
         if name == "table":
@@ -132,7 +132,7 @@ def parse():
     parser.add_argument("--minutes", type=float, default=MINUTES, help=f"of all stages (default {MINUTES})")
     parser.add_argument("--weights", type=Path, help="folder of the thesis's converted networks")
     parser.add_argument("--data", type=Path, default=Path("results/data/cifar10.safetensors"))
-    parser.add_argument("--cifar10", type=Path, help="folder cifar-10-batches-py, to make --data of")
+    parser.add_argument("--cifar10", type=Path, help="folder cifar-10-batches-py, in the place of --data")
     parser.add_argument("--tiny", action="store_true", help="the smallest sizes, on any device")
     parser.add_argument("--device", help="default: cuda; with --tiny cpu")
     arguments = parser.parse_args()
@@ -143,10 +143,11 @@ def parse():
     return arguments
 
 
-def prepare(folder, output):
-    """CIFAR-10 as the stages read it."""
-    data = output / "cifar10.safetensors"
+def prepare(folder):
+    """CIFAR-10 as the stages read it; not among the figures, which are to be carried away."""
+    data = ROOT / "results" / "benchmarks" / "cifar10.safetensors"
     if not data.is_file():
+        data.parent.mkdir(parents=True, exist_ok=True)
         script = ROOT / "workflow" / "scripts" / "prepare_data.py"
         command = [sys.executable, script, "--dataset", "cifar10", "--source", folder]
         command += ["--output", data, "--record", data.with_suffix(".json")]
