@@ -183,6 +183,35 @@ def test_a_copy_that_leads_astray_where_the_attack_ends_is_given_up(monkeypatch,
     assert "made anew with steps in float32: the copy's gradients differ" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("count, given_up", [(3, False), (30, True)])
+def test_a_copy_that_leads_few_images_astray_leaves_them_to_the_network(count, given_up):
+    """Fewer than the proof before the attack forgives; each would look robust."""
+    net, images = made("plain"), bytes_of(120)
+    pixels = images.float() / 255
+    labels = labels_of(net, images)
+    threshold = pixels.flatten(1).mean(1).sort().values[count - 1 :][:2].mean().item()
+
+    class Wrong(nn.Module):
+        """In float16 the gradient of dark images is that of the opposite."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner = net
+
+        def forward(self, x):
+            logits = self.inner(x)
+            dark = (x.detach().flatten(1).float().mean(1) < threshold)[:, None]
+            if x.sum() > 0 and x.dtype is torch.float16:  # which no tracing sees through
+                return torch.where(dark, 2 * logits.detach() - logits, logits)
+            return logits
+
+    settings = {**PGD, "eps": 6 / 255, "step": 2 / 255}
+    figures, verdicts = evaluate(Wrong().eval(), images, labels, settings, precision="float16")
+    _, others = evaluate(net, images, labels, settings, precision="float32")
+    assert figures["gradient_precision"] == ("float32" if given_up else "float16")
+    assert not (verdicts["robust"].bool() & ~others["robust"].bool()).any()
+
+
 class Turned(nn.Module):
     """Downhill wherever an image is not one of those that it was proved on."""
 

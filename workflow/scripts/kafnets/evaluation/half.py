@@ -9,7 +9,7 @@ from ..attacks.base import frozen
 from ..runtime.device import exact_convolutions
 from ..runtime.errors import is_out_of_memory
 from .fusing import fuse
-from .inspection import compare
+from .inspection import agreement, compare
 from .pointwise import Pointwise
 
 # Of the logits' range, and the cosine of the gradients. The thesis's eight ResNet20 differ by 2e-3 at most,
@@ -107,6 +107,13 @@ def differs(half, model, images):
     """In words how the float16 copy's answers on the images differ from the network's; "" if not at all."""
     with exact_convolutions():
         return compare(half, model, images, ROUNDING, ALIGNED)
+
+
+def led_astray(half, model, images, batch_size):
+    """(N,) bool: the images at which the float16 copy does not point the way that the network does."""
+    with exact_convolutions():
+        found = [agreement(half, model, some, ROUNDING, ALIGNED) for some in images.split(batch_size)]
+    return torch.cat([~(logits & gradients) for logits, gradients in found])
 
 
 def _gradients_are_finite(half, images):

@@ -102,15 +102,22 @@ def compare(copy, model, images, rounding, aligned):
         rounding (float): the largest difference of two logits that are the same, as a share of their range.
         aligned (float): the least cosine of two gradients that are the same.
     """
+    same_logits, same_gradients = agreement(copy, model, images, rounding, aligned)
+    for what, agree in (("logits", same_logits), ("gradients", same_gradients)):
+        if agree.float().mean() < AGREEING:
+            return f"the copy's {what} differ on {int((~agree).sum())} of {len(agree)} images"
+    return ""
+
+
+def agreement(copy, model, images, rounding, aligned):
+    """(N,) bool each: where the logits of a copy, and where its gradients, are the network's own.
+
+    Args:
+        copy, model, images, rounding, aligned: as of :func:`compare`.
+    """
     logits, gradients = _answers(copy, images)
     expected, directions = _answers(model, images)
-    agree = _difference(logits, expected) <= rounding
-    if agree.float().mean() < AGREEING:
-        return f"the copy's logits differ on {int((~agree).sum())} of {len(agree)} images"
-    agree = _are_aligned(gradients, directions, aligned)
-    if agree.float().mean() < AGREEING:
-        return f"the copy's gradients differ on {int((~agree).sum())} of {len(agree)} images"
-    return ""
+    return _difference(logits, expected) <= rounding, _are_aligned(gradients, directions, aligned)
 
 
 def _answers(model, images):
