@@ -69,7 +69,8 @@ def evaluate(
     to point the same way (:func:`.half.half_copy`): before the attack on a sample of the images, after it on
     every point that withstood it. What it misclassifies counts where the network does too. Where it had no
     gradient, or another one than the network, the image is attacked again on the network itself; where the
-    first are more than 1 % of the images, or the second more than 5 %, all is done anew in float32. A line in the log says so.
+    first are more than 1 % of the images, or the second more than 5 %, all is done anew in float32. A line in
+    the log says so.
 
     Args:
         model (nn.Module): classifier of images in [0, 1], on the device that shall compute.
@@ -293,7 +294,7 @@ def _answers(model, images, adversarial, labels, batch_size):
 
 
 def _not_led(half, model, result, batch_size):
-    """The images, (N,) bool, that the float16 copy has not led as the network would; and why that is too much.
+    """The images, (N,) bool, that the float16 copy has not led as the network would; why that is too much.
 
     They are those without a gradient on the way, and those that withstood the attack at points where the copy
     points elsewhere than the network. The second value is "" where they are few.
