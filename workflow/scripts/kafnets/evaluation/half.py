@@ -9,7 +9,7 @@ from ..attacks.base import frozen
 from ..runtime.device import exact_convolutions
 from ..runtime.errors import is_out_of_memory
 from .fusing import fuse
-from .inspection import agreement, compare
+from .inspection import AGREEING, agreement, compare
 from .pointwise import Pointwise
 
 # Of the logits' range, and the cosine of the gradients. The thesis's eight ResNet20 differ by 2e-3 at most,
@@ -17,6 +17,8 @@ from .pointwise import Pointwise
 # verdict.
 ROUNDING = 0.1
 ALIGNED = 0.9
+# Of the images: how many may stop somewhere for want of a float16 gradient before float16 is given up.
+STALLED = 0.01
 # Largest part of the logits' gradient, for each image; tried until gradients 16 times as large fit.
 _SCALES = (2.0**10, 2.0**6, 2.0**2, 2.0**-2)
 _HEADROOM = 16
@@ -109,7 +111,31 @@ def differs(half, model, images):
         return compare(half, model, images, ROUNDING, ALIGNED)
 
 
-def led_astray(half, model, images, batch_size):
+def not_led(half, model, result, batch_size):
+    """The images, (N,) bool, that the float16 copy has not led as the network would; why that is too much.
+
+    They are those without a gradient on the way, and those that withstood the attack at points where the copy
+    points elsewhere than the network. The second value is "" where they are few.
+
+    Args:
+        half (InFloat16), model (nn.Module): the two.
+        result (AttackResult): of the attack that followed the copy's gradients.
+        batch_size (int): images per forward pass.
+    """
+    astray = result.stalled.clone()
+    share = astray.double().mean().item()
+    if share > STALLED:
+        return astray, f"{share:.1%} of the images had no gradient in float16"
+    kept = (result.robust & ~astray).nonzero()[:, 0]
+    if len(kept):
+        astray[kept] = _points_elsewhere(half, model, result.adversarial[kept], batch_size)
+    found = int(astray[kept].sum())
+    if found > (1 - AGREEING) * len(astray):
+        return astray, f"the copy's gradients differ on {found} of {len(kept)} images"
+    return astray, ""
+
+
+def _points_elsewhere(half, model, images, batch_size):
     """(N,) bool: the images at which the float16 copy does not point the way that the network does."""
     with exact_convolutions():
         found = [agreement(half, model, some, ROUNDING, ALIGNED) for some in images.split(batch_size)]

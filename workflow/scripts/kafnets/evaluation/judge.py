@@ -17,8 +17,8 @@ from ..runtime.device import exact_convolutions
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.progress import bar, duration, line
 from ..runtime.units import fraction
-from .half import half_copy, led_astray
-from .inspection import AGREEING, check_judgeable, fast_copy, sample
+from .half import half_copy, not_led
+from .inspection import check_judgeable, fast_copy, sample
 
 # Of a slice of the configuration, what says which cell it is; the rest goes to the attack.
 IDENTITY = ("experiment", "activation", "seed", "attack")
@@ -40,8 +40,6 @@ RESUMABLE = ("pgd", "thesis_pgd")
 NOT_IMPLYING_CLEAN = ("thesis_pgd",)
 # What the steps of an attack may be computed in.
 PRECISIONS = ("float16", "float32")
-# Of the images: how many may stop somewhere for want of a float16 gradient before float16 is given up.
-STALLED = 0.01
 _SECONDS_BETWEEN_LINES = 20
 CHECKPOINT_SECONDS = 300
 
@@ -148,7 +146,7 @@ def evaluate(
         if half is None:
             return attack(copy, pixels, labels, **given, **first), None
         result = attack(model, pixels, labels, surrogate=half, **given, **first)
-        again, unfit = _not_led(half, copy, result, batch_size)
+        again, unfit = not_led(half, copy, result, batch_size)
         if not unfit:
             return result, again
         line(f"the attack is made anew with steps in float32: {unfit}")
@@ -291,25 +289,6 @@ def _answers(model, images, adversarial, labels, batch_size):
     """Whether `model` classifies the images, and the adversarial ones, rightly: (N,) bool each."""
     with frozen(model):
         return tuple(is_correct(predict(model, some, batch_size), labels) for some in (images, adversarial))
-
-
-def _not_led(half, model, result, batch_size):
-    """The images, (N,) bool, that the float16 copy has not led as the network would; why that is too much.
-
-    They are those without a gradient on the way, and those that withstood the attack at points where the copy
-    points elsewhere than the network. The second value is "" where they are few.
-    """
-    astray = result.stalled.clone()
-    share = astray.double().mean().item()
-    if share > STALLED:
-        return astray, f"{share:.1%} of the images had no gradient in float16"
-    kept = (result.robust & ~astray).nonzero()[:, 0]
-    if len(kept):
-        astray[kept] = led_astray(half, model, result.adversarial[kept], batch_size)
-    found = int(astray[kept].sum())
-    if found > (1 - AGREEING) * len(astray):
-        return astray, f"the copy's gradients differ on {found} of {len(kept)} images"
-    return astray, ""
 
 
 def _precision_of(pixels):
