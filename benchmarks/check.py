@@ -1,8 +1,8 @@
-"""Do a device's kernels agree with the formula, and do the CUDA graphs work? The answers, as they come.
+"""Do a device's kernels agree with the formula, and do graphs, fused layers and the float16 copy work?
 
     python -m benchmarks.check [--device cuda] [--seconds 60] [--output check.json]
 
-On the CPU its own kernels are compared, and there are no graphs.
+The answers are written as they come. On the CPU its own kernels are compared, and there are no graphs.
 """
 
 import argparse
@@ -13,7 +13,11 @@ import torch
 from kafnets import KAF
 from kafnets.activations.kaf.functional import active_backend, kaf
 from kafnets.attacks import pgd
+from kafnets.evaluation.half import half_copy
+from kafnets.evaluation.inspection import fast_copy
+from kafnets.evaluation.pointwise import Pointwise
 from kafnets.models import create_model
+from kafnets.models.fused import operators
 from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.graphs import WARM_UP, StepWithGraph, computing_on
@@ -40,7 +44,7 @@ def main():
     device = resolve(arguments.device)
     backend = active_backend(device.type)
     facts = {"environment": records.environment(device), "kaf_backend": backend}
-    figures = Figures(arguments.output, "check", facts, ["kernels", "graphs"], arguments.seconds)
+    figures = Figures(arguments.output, "check", facts, ["kernels", "graphs", "copies"], arguments.seconds)
     for dtype in DTYPES if device.type == "cuda" else DTYPES[:1]:
         for layout in LAYOUTS:
             if figures.allows(f"kernels, {dtype} {layout}"):
@@ -50,13 +54,19 @@ def main():
     if device.type == "cuda":
         for precision in DTYPES:
             if figures.allows(f"graph of a training step, {precision}"):
-                works = training_graph(device, precision)
-                figures.add("graphs", {"of": f"training, {precision}", "works": works})
+                figures.add("graphs", {"of": f"training, {precision}", **training_graph(device, precision)})
         if figures.allows("graph of a PGD step"):
             figures.add("graphs", {"of": "PGD", "works": pgd_graph(device)})
+    for activation in ("relu", "kaf_elu"):
+        if figures.allows(f"float16 copy, {activation}"):
+            figures.add("copies", float16_copy(device, activation, arguments.batch))
     figures.finish()
     wrong = [f"{row['dtype']} {row['layout']}" for row in figures.content["kernels"] if not row["agrees"]]
-    wrong += [row["of"] for row in figures.content["graphs"] if not row["works"]]
+    wrong += [f"no graph: {row['of']}" for row in figures.content["graphs"] if not row["works"]]
+    wrong += [f"not fused: {row['of']}" for row in figures.content["graphs"] if not row.get("fused", True)]
+    for row in figures.content["copies"]:
+        if row["why_not"] or not row["pointwise"]:
+            wrong.append(f"float16 copy, {row['of']}: {row['why_not'] or 'not fused'}")
     if device.type == "cuda" and backend != "triton":
         wrong.append(f"the KAF runs in {backend} code")
     if wrong:
@@ -87,13 +97,24 @@ def kernel_errors(device, backend, dtype, layout, batch):
 
 
 def training_graph(device, precision):
-    """Whether a training step is captured and passes its trial."""
+    """Whether a training step is captured and its layers are fused, and both pass their trials."""
     with computing_on(device):
         one = Training(settings("kaf", precision), random_images(BATCH * (WARM_UP + 2)), device)
         for rows in one.batches.epoch(0):
             one.step(rows, RATE)
         one.check()
-    return one.replayed.graph is not None
+    fused = one.network.passes is not one.model and all(operators._found.values())
+    return {"works": one.replayed.graph is not None, "fused": fused}
+
+
+def float16_copy(device, activation, batch):
+    """Whether there is a float16 copy of a network for PGD to follow, and how many operators it has fused."""
+    torch.manual_seed(0)
+    model = create_model("resnet20", activation).to(device).eval()
+    images = random_images(batch).train_images.to(device).float() / 255
+    half, why = half_copy(fast_copy(model, images)[0], images)
+    pointwise = 0 if half is None else sum(isinstance(layer, Pointwise) for layer in half.modules())
+    return {"of": activation, "why_not": why, "pointwise": pointwise}
 
 
 def pgd_graph(device):
