@@ -5,9 +5,9 @@ import time
 import torch
 
 from ..activations import active_backend
-from ..runtime import checkpoint, progress
+from ..runtime import checkpoint, progress, turns
 from ..runtime.errors import UserError, is_out_of_memory
-from ..runtime.graphs import computing_on
+from ..runtime.graphs import computing_on, wait_for
 from ..runtime.interruption import Interrupted, SignalFlag
 from .monitor import Monitor
 from .schedule import learning_rates
@@ -38,7 +38,8 @@ def train(
     """Trains one network from its settings, or from where an interrupted run of the same settings stopped.
 
     On the CPU a run interrupted at any moment and resumed ends with the weights of an uninterrupted one,
-    bit for bit (with the same number of threads).
+    bit for bit (with the same number of threads). Trainings in one process give way to each other after
+    every step, and every pass of the measurements: see :func:`kafnets.runtime.side_by_side.side_by_side`.
 
     Args:
         settings (dict): one cell of the grid.
@@ -83,8 +84,12 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
         progress.line(f"resuming at epoch {position['epoch'] + 1}, step {position['step'] + 1}")
     clock = _Clock(position["seconds"])
 
-    def save(epoch, step, sums, history):
+    def check():
+        wait_for(device)
         training.check()
+
+    def save(epoch, step, sums, history):
+        check()
         position = {"epoch": epoch, "step": step, "sums": sums.cpu(), "history": history}
         position["seconds"] = clock.total()
         checkpoint.write(
@@ -96,21 +101,27 @@ def _train(training, settings, dataset, checkpoint_path, checkpoint_seconds, nam
     with SignalFlag() as stop, progress.bar(len(rates), _label(settings)) as bar:
         bar.update(position["epoch"] * training.steps_per_epoch + first_step)
         last_save = time.monotonic()
+
+        def after_pass(*_):
+            stop.check()
+            turns.give_way()
+
         for epoch in range(position["epoch"], epochs):
             for step, rows in enumerate(training.batches.epoch(epoch, first_step), first_step):
                 rate = rates[epoch * training.steps_per_epoch + step]
                 sums += _step_in_memory(training, epoch, step, rows, rate)
                 bar.update()
                 if training.deferred and (step + 1) % CHECK_STEPS == 0:
-                    training.check()
+                    check()
                 if stop.received or time.monotonic() - last_save > checkpoint_seconds:
                     save(epoch, step + 1, sums, history)
                     last_save = time.monotonic()
                 stop.check()
-            training.check()
+                turns.give_way()
+            check()
             rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
             try:
-                row = _row(training, epoch, rate, sums, measure, clock, history, stop.check)
+                row = _row(training, epoch, rate, sums, measure, clock, history, after_pass)
             except Interrupted:  # the measurements may take minutes on a CPU: they are made again
                 save(epoch, training.steps_per_epoch, sums, history)
                 raise
