@@ -60,7 +60,9 @@ def scripts():
     for rule in rules():
         if "\n    conda:\n" in rule:
             (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
-            (script,) = re.findall(r"python {SCRIPT}/(\w+[.]py)", rule)
+            (script,) = re.findall(
+                r"python {SCRIPT}/(?:together.py {{resources.together}} )?(\w+[.]py)", rule
+            )
             yield environment, script
     for kind, entry in plots():
         (environment,) = re.findall(r'"environment": "(\w+)"', entry) or ["report"]

@@ -53,7 +53,17 @@ def trying_algorithms():
 
 @contextlib.contextmanager
 def computing_on(device):
-    """Within the block a GPU works on a stream of its own, as a capture asks for."""
+    """Within the block a GPU works on a stream of its own, by the algorithms that are fastest there."""
+    if device.type != "cuda":
+        yield
+        return
+    with trying_algorithms(), own_stream(device):
+        yield
+
+
+@contextlib.contextmanager
+def own_stream(device):
+    """Within the block a GPU works on a stream of its own, as a capture asks for, and so beside others."""
     if device.type != "cuda":
         yield
         return
@@ -61,7 +71,7 @@ def computing_on(device):
     free = _free_streams[device]
     stream = free.pop() if free else torch.cuda.Stream(device)
     try:
-        with trying_algorithms(), torch.cuda.stream(stream):
+        with torch.cuda.stream(stream):
             yield
     finally:
         torch.cuda.synchronize(device)
