@@ -1,10 +1,10 @@
 """A job handed to the process that computes the jobs of one GPU; without torch, so it starts at once.
 
-The first job of a GPU starts that process (:mod:`.server`); the others, which reach it by a socket in a folder
-of this user's own, join it. Only jobs that would run alike do: of the same Python, folder and environment, so
-of the same job of SLURM too. The job stays a process: what it is told (signals) it passes on, what its script
-writes goes to its own output, and it ends with its script's exit code. Should the other process die, the job
-is its own again: it goes on by itself, from its checkpoint.
+The first job of a GPU starts that process (:mod:`.server`); the others, which reach it by a socket in a
+folder of this user's own, join it. Only jobs that would run alike do: of the same Python, folder and
+environment, so of the same job of SLURM too. The job stays a process: what it is told (signals) it passes on,
+what its script writes goes to its own output, and it ends with its script's exit code. Should the other
+process die, the job is its own again: it goes on by itself, from its checkpoint.
 """
 
 import contextlib

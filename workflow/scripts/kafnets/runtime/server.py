@@ -5,6 +5,7 @@ it (:mod:`.client`). What is wrong with one, be it not enough memory, ends that 
 itself unusable, all end there, and the others go on by themselves.
 """
 
+import contextlib
 import gc
 import json
 import os
@@ -144,10 +145,8 @@ class Server:
             del self.connections[connection]
 
     def _tell(self, connection, code):
-        try:
+        with contextlib.suppress(OSError):  # it was killed
             connection.sendall(b"%d\n" % code)
-        except OSError:
-            pass  # it was killed
 
     def _close(self):
         """Accepts no more; who came before is heard. See :func:`.client.reach`."""
@@ -203,7 +202,7 @@ def _free_memory():
 
 
 class Sources:
-    """The files of the scripts, and those that modules were loaded from: no job may run what they were before."""
+    """The files of the scripts and of all that is loaded: no job may run what they were before."""
 
     def __init__(self):
         self.started, self.known = time.time(), {}
@@ -222,7 +221,7 @@ class Sources:
 
 
 def _sources():
-    """Those of packages and of Python, which nobody edits, are left out; the user's own modules are not."""
+    """Without those of packages and of Python, which nobody edits; the user's own modules are among them."""
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
     edited = {
         file for file in loaded if file and not file.startswith(_INSTALLED) and "site-packages" not in file
@@ -242,23 +241,14 @@ class Routed:
     def __getattr__(self, name):
         return getattr(getattr(self._here, "stream", self._own), name)
 
+    @contextlib.contextmanager
     def to(self, handle):
-        """A block in which this thread writes to an open file, which is closed at its end."""
-        return _To(
-            self, open(handle, "w", encoding=self._own.encoding, errors="backslashreplace", buffering=1)
-        )
-
-
-class _To:
-    def __init__(self, routed, stream):
-        self.routed, self.stream = routed, stream
-
-    def __enter__(self):
-        self.routed._here.stream = self.stream
-
-    def __exit__(self, *_):
-        del self.routed._here.stream
+        """Within the block this thread writes to an open file, which is closed at its end."""
+        stream = open(handle, "w", encoding=self._own.encoding, errors="backslashreplace", buffering=1)
+        self._here.stream = stream
         try:
-            self.stream.close()
-        except OSError:
-            pass  # its disk is full, which the script has met with itself
+            yield
+        finally:
+            del self._here.stream
+            with contextlib.suppress(OSError):  # its disk is full, which the script has met with itself
+                stream.close()

@@ -86,7 +86,7 @@ def on_gpu(function, device):
 
 @contextlib.contextmanager
 def stopping(stop):
-    """Within the block SIGTERM and SIGINT call `stop` with their number (in the main thread, else nothing)."""
+    """Within the block SIGTERM and SIGINT call `stop` with their number; in the main thread only."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
