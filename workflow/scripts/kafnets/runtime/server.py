@@ -90,7 +90,7 @@ class Server:
             header, handles, _, _ = socket.recv_fds(connection, client.LENGTH.size, 2)
             (length,) = client.LENGTH.unpack(header)
             request = json.loads(_exactly(connection, length))
-            if not self.sources.are_those_loaded():
+            if self.stopped or not self.sources.are_those_loaded():
                 for handle in handles:
                     os.close(handle)
                 connection.sendall(client.REFUSED)
@@ -244,7 +244,7 @@ class Routed:
     @contextlib.contextmanager
     def to(self, handle):
         """Within the block this thread writes to an open file, which is closed at its end."""
-        stream = open(handle, "w", encoding=self._own.encoding, errors="backslashreplace", buffering=1)
+        stream = os.fdopen(handle, "w", 1, self._own.encoding, "backslashreplace")
         self._here.stream = stream
         try:
             yield

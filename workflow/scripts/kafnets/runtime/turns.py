@@ -84,10 +84,9 @@ class Turns:
         return job
 
     def stop(self, signal_number):
-        """Asks all jobs to stop."""
-        with self._lock:
-            for job in self.jobs:
-                job.stopped = signal_number
+        """Asks all jobs to stop; a signal's handler may call it, so it takes no lock."""
+        for job in tuple(self.jobs):
+            job.stopped = signal_number
 
     def take(self, job):
         """Returns when it is the job's turn; who came first has the first turn."""
