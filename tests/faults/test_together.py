@@ -1,4 +1,4 @@
-"""Jobs that one process computes: each ends as by itself, whatever becomes of the others, or of that process."""
+"""Jobs that one process computes: each ends as by itself, whatever becomes of the others or of the process."""
 
 import json
 import os
@@ -25,12 +25,15 @@ def forked(listening, folder, name, index):
     if os.fork():
         return
     os.setsid()
+    handle = listening.detach()
+    os.closerange(3, handle)  # as a new program has it: the lock among them
+    os.closerange(handle + 1, 1000)
     log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     (folder.parent / "server").write_text(str(os.getpid()))
     server.LINGER = 1.0
-    server.serve(listening.detach(), folder, name, index)
+    server.serve(handle, folder, name, index)
     os._exit(0)
 
 
