@@ -1,4 +1,4 @@
-"""Jobs that one process computes: each ends as by itself, whatever becomes of the others or of the process."""
+"""Jobs that one process computes: each ends as by itself, whatever becomes of the others or of it."""
 
 import json
 import os

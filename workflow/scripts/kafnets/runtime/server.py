@@ -223,9 +223,9 @@ class Sources:
 def _sources():
     """Without those of packages and of Python, which nobody edits; the user's own modules are among them."""
     loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
-    edited = {
-        file for file in loaded if file and not file.startswith(_INSTALLED) and "site-packages" not in file
-    }
+    # torch gives modules without a file a name that is no path
+    edited = {file for file in loaded if file and os.path.isabs(file) and "site-packages" not in file}
+    edited = {file for file in edited if not file.startswith(_INSTALLED)}
     return edited | {str(path) for path in client.SCRIPTS.rglob("*.*") if path.parent.name != "__pycache__"}
 
 
