@@ -1,5 +1,6 @@
 """Jobs that one process computes: each ends as by itself, whatever becomes of the others or of it."""
 
+import contextlib
 import json
 import os
 import re
@@ -26,8 +27,10 @@ def forked(listening, folder, name, index):
         return
     os.setsid()
     handle = listening.detach()
-    os.closerange(3, handle)  # as a new program has it: the lock among them
-    os.closerange(handle + 1, 1000)
+    for held in map(int, os.listdir("/proc/self/fd")):  # a new program has no lock of the old one's
+        with contextlib.suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{held}").endswith(f"{name}.lock"):
+                os.close(held)
     log = os.open(folder / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
