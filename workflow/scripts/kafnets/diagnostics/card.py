@@ -182,7 +182,9 @@ def _black_box(bench, settings, eps, sources):
 
 def _layer_figures(model, layer):
     module = model.get_submodule(layer["name"])
-    slope, curvature = layers.steepness(module, layer["low"], layer["high"])
+    slope = curvature = math.nan  # of what is no function of one number there are none
+    if is_elementwise(module):
+        slope, curvature = layers.steepness(module, layer["low"], layer["high"])
     return {
         "name": layer["name"],
         "lowest_input": layer["low"].min().item(),
