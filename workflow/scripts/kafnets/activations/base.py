@@ -1,10 +1,11 @@
-"""What the activations that learn have in common: who shares their parameters, and what a backward pass keeps.
+"""What the activations that learn share: whose their parameters are, and what a backward pass keeps.
 
 One curve of one number, whose parameters belong to a channel, to a layer, or to the whole network.
 """
 
 import math
 from numbers import Integral, Real
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -31,8 +32,8 @@ class Learned(nn.Module):
 
     Args:
         channels: number of channels, or of units of a dense layer.
-        share: ``"channel"``: each has its own parameters; ``"layer"``: one set for all; ``"network"``: one set
-            too, which :func:`kafnets.activations.layer_factory` ties over all layers of a network.
+        share: ``"channel"``: each has its own parameters; ``"layer"``: one set for all; ``"network"``: one
+            set too, which :func:`kafnets.activations.layer_factory` ties over all layers of a network.
 
     Shape:
         - Input: :math:`(N, C, *)`, channels at dim 1
@@ -45,7 +46,7 @@ class Learned(nn.Module):
     takes_share = True
     elementwise = True
     # the absolute value at which a training clips the gradient of a parameter, by its name
-    gradient_limits = {}
+    gradient_limits = MappingProxyType({})
     recomputes = True  # what torch's own operation keeps is no more than the input
 
     def __init__(self, channels, share):
@@ -62,7 +63,7 @@ class Learned(nn.Module):
         setattr(self, name, nn.Parameter(torch.empty(self.rows, *shape, dtype=dtype)))
 
     def curve(self, x, *parameters):
-        """The function; parameters come in the order of :meth:`hold`, their rows along the channels of `x`."""
+        """The function; parameters come in the order of :meth:`hold`, their rows along `x`'s channels."""
         raise NotImplementedError
 
     def forward(self, x):

@@ -1,5 +1,7 @@
 """Smooth activations with one or two learned numbers: Swish-beta, PSoftplus, PSSiLU and SmoothReLU."""
 
+from types import MappingProxyType
+
 import torch
 from torch import nn
 
@@ -91,7 +93,7 @@ class PSSiLU(Learned):
     Source: Dai, Mahloujifar & Mittal 2022, arXiv:2110.05626.
     """
 
-    gradient_limits = {"b": 0.1}
+    gradient_limits = MappingProxyType({"b": 0.1})
 
     def __init__(self, channels, share="network", a=1.0, b=0.05, learn_b=True):
         super().__init__(channels, share)

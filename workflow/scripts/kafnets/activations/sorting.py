@@ -42,9 +42,9 @@ class MaxMin(nn.Module):
 class KWinners(nn.Module):
     r"""k-winners-take-all: of all numbers of an example the k largest stay, the others become 0.
 
-    :math:`k = \lfloor \gamma\, C H W \rfloor`, at least 1. It is discontinuous, which hides its gradient: what
-    attacks by the gradient miss, attacks that estimate it find. Here it is a network whose robustness is known
-    to be none, on which an evaluation has to show it.
+    :math:`k = \lfloor \gamma\, C H W \rfloor`, at least 1. It is discontinuous, which hides its gradient:
+    what attacks by the gradient miss, attacks that estimate it find. Its networks are known not to be robust;
+    an evaluation has to show it.
 
     Args:
         gamma: the share that stays, above 0 to 1. Default: 0.2

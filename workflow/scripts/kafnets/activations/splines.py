@@ -11,7 +11,12 @@ from .base import Learned, is_count, name_of, require, require_between, start_va
 TAILS = ("linear", "clamp")
 # Matrices B of (u^3, u^2, u, 1) B q: q are the four control points around a cell, u the place within it.
 BASES = {
-    "catmull_rom": ((-0.5, 1.5, -1.5, 0.5), (1.0, -2.5, 2.0, -0.5), (-0.5, 0.0, 0.5, 0.0), (0.0, 1.0, 0.0, 0.0)),
+    "catmull_rom": (
+        (-0.5, 1.5, -1.5, 0.5),
+        (1.0, -2.5, 2.0, -0.5),
+        (-0.5, 0.0, 0.5, 0.0),
+        (0.0, 1.0, 0.0, 0.0),
+    ),
     "b_spline": (
         (-1 / 6, 0.5, -0.5, 1 / 6),
         (0.5, -1.0, 0.5, 0.0),
@@ -19,6 +24,10 @@ BASES = {
         (1 / 6, 2 / 3, 1 / 6, 0.0),
     ),
 }
+
+
+# By so much a slope may exceed 1: one of 1 that rounding made larger would be clipped, and never learn again.
+_ROUNDING = 4e-6
 
 
 class _Spline(Learned):
@@ -46,7 +55,7 @@ class _Spline(Learned):
         self.coefficients.copy_(self._start.expand_as(self.coefficients))
 
     def _place(self, x):
-        """The cell of each number, the first and the last for what lies beyond, and the place in its units."""
+        """The cell of each number, the first or last for what lies beyond, and the place in its units."""
         place = (x + self.boundary) / self.step
         cell = place.detach().nan_to_num(0.0).floor().clamp(0, self.knots - 2)
         return cell.long(), place - cell
@@ -109,7 +118,7 @@ class LinearSpline(_Spline):
 
 
 class LipschitzSpline(_Spline):
-    r"""A linear spline with slopes within [-1, 1].
+    r"""A linear spline with slopes within [-1, 1] (to 4e-6, for rounding's sake).
 
     .. math:: f(x) = \frac{1}{|a|}\, s(|a|\, x)
 
@@ -139,7 +148,8 @@ class LipschitzSpline(_Spline):
         return _linear(self._projected(_rows(coefficients)), cell, u) / scale
 
     def _projected(self, c):
-        rises = c.diff().clamp(-self.step, self.step)
+        most = self.step * (1 + _ROUNDING)
+        rises = c.diff().clamp(-most, most)
         climbed = torch.nn.functional.pad(rises.cumsum(1), (1, 0))
         return climbed + (c - climbed).mean(1, keepdim=True)
 

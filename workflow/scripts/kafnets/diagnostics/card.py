@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from ..activations import is_elementwise
 from ..attacks.arguments import as_pixels
 from ..attacks.auto_attack import square
 from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict

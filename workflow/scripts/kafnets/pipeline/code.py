@@ -45,7 +45,7 @@ def of_step(script, entries=()):
 
 
 def _said(entry):
-    """What an entry says that results depend on; what most leave at its default stands only where it is not."""
+    """What an entry says that results depend on; a decay only where there is one."""
     decay = (entry.decay,) if entry.decay else ()
     return entry.target, sorted(entry.arguments.items()), entry.per, *decay
 

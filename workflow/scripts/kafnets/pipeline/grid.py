@@ -246,8 +246,9 @@ class Grid:
         def of_cell(wildcards):
             entries = self._network(wildcards, wildcards.activation)
             if wildcards.experiment in self.trained:
-                adversary = self.experiment(wildcards)["training"]["adversary"]["name"]
-                entries.append(registry.ADVERSARIES[adversary])
+                training = self.experiment(wildcards)["training"]
+                entries.append(registry.ADVERSARIES[training["adversary"]["name"]])
+                entries += [registry.PENALTIES[name] for name in training.get("penalties", {})]
             return code.of_step(script, entries)
 
         return of_cell

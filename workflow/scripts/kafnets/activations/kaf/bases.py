@@ -1,4 +1,4 @@
-"""What a KAF with a base adds to a KAF, and the whole in torch's own operations: the oracle of the kernels."""
+"""What a base and tails add to a KAF, and the whole in torch's own operations: the kernels' oracle."""
 
 from typing import NamedTuple
 
@@ -36,7 +36,7 @@ def base_value(x, base):
 
 
 def end_slopes(alpha, dictionary, bandwidth, boundary):
-    """The slopes of the kernels' sum at -boundary and at boundary, (C, 2); one dictionary for all channels."""
+    """The slopes of the kernels' sum at -boundary and boundary, (C, 2); one dictionary for all channels."""
     # made on the device: a copy from the host cannot be part of a CUDA graph
     ends = torch.linspace(-boundary, boundary, 2, dtype=dictionary.dtype, device=dictionary.device)
     slopes = KERNELS["gaussian"].by_offset(ends[:, None] - dictionary, bandwidth)
@@ -44,7 +44,7 @@ def end_slopes(alpha, dictionary, bandwidth, boundary):
 
 
 def composed(x, weight, alpha, dictionary, bandwidth, form, backend=None):
-    r"""The formula of :class:`.with_base.KAFWithBase`, of a KAF and torch's operations; differentiable in every way.
+    r"""The formula of :class:`.with_base.KAFWithBase`, differentiable in every way.
 
     Args:
         x, alpha, dictionary, bandwidth, backend: as of :func:`.functional.kaf`.

@@ -115,8 +115,8 @@ def parameter_gradients(cotangent, grid, mixture, **of_base):
     call = _call(mixture.alpha.shape[0], grid, mixture, **of_base)
     tensors = (_sampling_scheme()[0], cotangent, zeroth, first, second)
     _library().piecewise_project(ctypes.byref(call), *(t.data_ptr() for t in tensors))
-    gamma = mixture.bandwidth.reshape(-1, 1)
-    return zeroth, 2 * gamma * mixture.alpha * first, -(mixture.alpha * second).sum(1)
+    by_dictionary = 2 * mixture.bandwidth.reshape(-1, 1) * mixture.alpha * first
+    return zeroth, by_dictionary, -(mixture.alpha * second).sum(1)
 
 
 # -- tables --------------------------------------------------------------------------------------------------
@@ -133,8 +133,7 @@ def _table(mixture, slope):
 def interpolated(grid, mixture, **fields):
     """The coefficients where the channels have dictionaries or bandwidths of their own."""
     table = torch.empty(mixture.alpha.shape[0], _NODES * grid.cells)
-    call = _call(len(table), grid, mixture, **fields)
-    tensors = (*_sampling_scheme(), table)
+    call, tensors = _call(len(table), grid, mixture, **fields), (*_sampling_scheme(), table)
     _library().piecewise_interpolate(ctypes.byref(call), *(t.data_ptr() for t in tensors))
     return table
 
@@ -285,10 +284,8 @@ def _address(tensor):
 
 
 def run(x, grad, grid, table, mixture, *, derivative, adjoint, **of_base):
-    """p(x), times grad if given (None without a table), and the cotangents (C, cells * 7) if asked for.
-
-    With the fields of a base, `of_base`, also the sums (C, 5) over what lies outside the cells.
-    """
+    """p(x), times grad if given (None without a table); if asked for the cotangents (C, cells * 7), and with
+    the fields of a base the sums (C, 5) over what lies outside the cells."""
     library = _library()
     interleaved = x.dim() == 2 or (not x.is_contiguous() and x.movedim(1, -1).is_contiguous())
     layout = (lambda t: t.movedim(1, -1).contiguous()) if interleaved else (lambda t: t.contiguous())
@@ -309,7 +306,7 @@ def run(x, grad, grid, table, mixture, *, derivative, adjoint, **of_base):
         batch=batch,
         positions=math.prod(x.shape[2:]),
         interleaved=interleaved,
-        **{name: value.data_ptr() if torch.is_tensor(value) else value for name, value in of_base.items()},
+        **{name: v.data_ptr() if torch.is_tensor(v) else v for name, v in of_base.items()},
     )
     cotangents = outside = None
     if adjoint:

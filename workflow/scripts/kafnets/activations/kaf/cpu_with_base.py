@@ -1,8 +1,8 @@
-"""KAF with a base on the CPU: the base and the tails lie in the tables, so that the pass over the input is `cpu`'s.
+"""KAF with a base on the CPU: base and tails lie in the tables, so that the pass over the input is `cpu`'s.
 
-Cells that end at 0 (and at +-boundary, where the tails begin) have the kinks between them: within each the whole
-function is smooth, and its polynomial reproduces it as it does a KAF. Its value and slope at the cells' nodes
-are linear in alpha and in w, and so are the gradients in the nodes' cotangents.
+Cells that end at 0 (and at +-boundary, where the tails begin) have the kinks between them: within each the
+whole function is smooth, and its polynomial reproduces it as it does a KAF. Its value and slope at the cells'
+nodes are linear in alpha and in w, and so are the gradients in the nodes' cotangents.
 """
 
 import functools
@@ -17,7 +17,7 @@ from .cpu import Grid
 
 
 class Nodes(NamedTuple):
-    """What does not depend on alpha and w: kernels (D, cells * 7) and base (cells * 7) at the nodes, float64."""
+    """What does not depend on alpha and w: kernels (D, cells * 7) and base (cells * 7) at the nodes."""
 
     grid: Grid
     kappa: torch.Tensor
@@ -34,7 +34,9 @@ def supports(x, dictionary, bandwidth, form):
     shared = dictionary.dim() == 1 and bandwidth.dim() == 0
     if not cpu.supports(x, dictionary, bandwidth, "gaussian") or not (shared or form.tails == "zero"):
         return False
-    return not shared or _cells(dictionary, bandwidth, form)[2] <= cpu._MOST_CELLS
+    return (
+        not shared or _shared_cells(tuple(dictionary.tolist()), bandwidth.item(), form)[2] <= cpu._MOST_CELLS
+    )
 
 
 def forward(x, weight, alpha, dictionary, bandwidth, form):
@@ -45,7 +47,7 @@ def forward(x, weight, alpha, dictionary, bandwidth, form):
 
 
 def backward(grad, x, weight, alpha, dictionary, bandwidth, form, needs):
-    """Gradients of x, weight, alpha, dictionary and bandwidth; `needs` holds five booleans, the rest are None."""
+    """Gradients of x, weight, alpha, dictionary, bandwidth; None where `needs` (five booleans) is False."""
     mixture, wide = cpu._mixture(alpha, dictionary, bandwidth), weight.detach().double()
     grid, table, fields, nodes = _tables(mixture, wide, form, slope=True)
     grad_x, cotangent, outside = cpu.run(
@@ -71,13 +73,13 @@ def backward(grad, x, weight, alpha, dictionary, bandwidth, form, needs):
 
 
 def _of_ends(ends, form):
-    """(D, 4): what of the outside sums (of g, and of g times the way beyond, left and right) goes to alpha."""
+    """(D, 4): how the outside sums (of g, and of g times the way beyond, left and right) go to alpha."""
     weights = {"zero": (0, 0, 0, 0), "clamp": (1, 0, 1, 0), "linear": (1, 1, 1, 1)}[form.tails]
     return ends * torch.tensor(weights, dtype=torch.float64)
 
 
 def _tables(mixture, weight, form, slope):
-    """The grid, the coefficients (C, 7 * cells) of the function or its slope, the call's fields, the Nodes."""
+    """The grid, coefficients (C, 7 * cells) of the function or its slope, the call's fields, the Nodes."""
     fields = {"base": form.base_number, "tails": form.tails_number, "boundary": form.boundary, "edges": True}
     if mixture.dictionary.dim() == 2 or mixture.bandwidth.dim() == 1:
         grid = _grid(*cpu._bounds(*mixture[1:]), cpu._cells(*mixture[1:]))
@@ -92,14 +94,16 @@ def _tables(mixture, weight, form, slope):
     return nodes.grid, table, {**fields, "weight": weight, "ends": ends}, nodes
 
 
-def _cells(dictionary, bandwidth, form):
+@functools.lru_cache(maxsize=64)
+def _shared_cells(dictionary, gamma, form):
     """(inverse width, first, number) of the cells for a dictionary that all channels share."""
+    dictionary, bandwidth = (torch.tensor(values, dtype=torch.float64) for values in (dictionary, gamma))
     low, high = (t.item() for t in cpu._bounds(dictionary, bandwidth))
     cells = cpu._cells(dictionary, bandwidth)
     if form.tails == "zero":
         inverse = (cells - 1) / (high - low)
         return inverse, math.floor(low * inverse), cells
-    narrowest = math.sqrt(2 * bandwidth.item()) / (2 * cpu._HALF_CELL)
+    narrowest = math.sqrt(2 * gamma) / (2 * cpu._HALF_CELL)
     inverse = math.ceil(form.boundary * narrowest) / form.boundary
     cells = cpu._CELLS * math.ceil(2 * form.boundary * inverse / cpu._CELLS)
     return inverse, -cells // 2, cells
@@ -129,8 +133,8 @@ def _base_at_nodes(grid, base):
 
 @functools.lru_cache(maxsize=64)
 def _nodes(dictionary, gamma, form):
+    inverse, first, cells = _shared_cells(dictionary, gamma, form)
     dictionary = torch.tensor(dictionary, dtype=torch.float64)
-    inverse, first, cells = _cells(dictionary, torch.tensor(gamma, dtype=torch.float64), form)
     grid = Grid(torch.tensor([inverse]).float(), torch.tensor([first], dtype=torch.int32), cells)
     x = _places(grid)[0]
     bounds = torch.tensor([-form.boundary, form.boundary], dtype=torch.float64)

@@ -1,4 +1,4 @@
-"""KAF with a base on the GPU: the kernels of `gpu`, which add base and tails to what they hold in registers."""
+"""KAF with a base on the GPU: the kernels of `gpu` add base and tails to what they hold in registers."""
 
 import functools
 import itertools
@@ -15,7 +15,11 @@ log = logging.getLogger(__name__)
 def supports(x, dictionary, bandwidth, form):
     """Whether the kernels cover such a call."""
     shared = dictionary.dim() == 1 and bandwidth.dim() == 0
-    return (shared or form.tails == "zero") and gpu.supports(x, dictionary, bandwidth, "gaussian") and available()
+    return (
+        (shared or form.tails == "zero")
+        and gpu.supports(x, dictionary, bandwidth, "gaussian")
+        and available()
+    )
 
 
 @functools.cache
@@ -63,7 +67,7 @@ def forward(x, weight, alpha, dictionary, bandwidth, form):
 
 
 def backward(grad, x, weight, alpha, dictionary, bandwidth, form, needs):
-    """Gradients of x, weight, alpha, dictionary and bandwidth; `needs` holds five booleans, the rest are None."""
+    """Gradients of x, weight, alpha, dictionary, bandwidth; None where `needs` (five booleans) is False."""
     needs_x, needs_weight, needs_alpha, needs_dictionary, needs_bandwidth = needs
     x, out = gpu._dense(x)
     if grad.stride() != x.stride():

@@ -68,9 +68,9 @@ class KAF(nn.Module):
         device, dtype: of the parameters; narrower than float32, they are held in float32, which
             ``half()``, ``bfloat16()`` and ``to(dtype)`` do not change either: a ridge start has coefficients
             of size 70 that cancel, and rounded to bfloat16 the function would be off by 0.3.
-        share: ``"channel"``: each has its own parameters; ``"layer"``: one set for all; ``"network"``: one set
-            too, which :func:`kafnets.activations.layer_factory` ties over all layers of a network. Default:
-            ``"channel"``
+        share: ``"channel"``: each has its own parameters; ``"layer"``: one set for all; ``"network"``: one
+            set too, which :func:`kafnets.activations.layer_factory` ties over all layers of a network.
+            Default: ``"channel"``
 
     Shape:
         - Input: :math:`(N, C, *)`, channels at dim 1, any number of further dimensions
@@ -221,7 +221,7 @@ class KAF(nn.Module):
         return {**self.__dict__, "_tabulated": None}  # it holds for the tensors where they lie now
 
     def mixture(self):
-        """alpha (C, D), dictionary and bandwidth as :func:`.functional.kaf` takes them, whoever shares them."""
+        """alpha (C, D), dictionary and bandwidth as :func:`.functional.kaf` takes them."""
         if self.rows == self.channels:
             return self.alpha, self.dictionary, self.bandwidth
         dictionary = self.dictionary if self.dictionary.dim() == 1 else self.dictionary[0]

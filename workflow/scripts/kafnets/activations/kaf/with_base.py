@@ -16,16 +16,16 @@ class KAFWithBase(KAF):
     .. math:: f(x) = w_c\, b(x) + \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i)
 
     With the defaults it starts as :math:`b` itself (:math:`w = 1`, :math:`\alpha = 0`), and outside the
-    dictionary it goes on as :math:`b`: no cliff, and no region where it is constant, unless :math:`b` has one.
+    dictionary it goes on as :math:`b`: no cliff, and it is constant nowhere unless :math:`b` is.
 
     Args:
         channels, D, boundary, bandwidth, ridge, trainable_dictionary, trainable_bandwidth, backend, device,
             dtype, share: as of :class:`.layer.KAF`; the kernels are Gaussian.
         base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"elu"``
         std: of the normal distribution from which :math:`\alpha` (or :math:`v`) is drawn. Default: 0
-        tails: the kernels' sum beyond ``boundary``: ``"zero"``: as it is, falling to 0; ``"clamp"``: its value
-            at the boundary; ``"linear"``: it goes on with its slope there. The last two need a dictionary and
-            a bandwidth that are not trained. Default: ``"zero"``
+        tails: the kernels' sum beyond ``boundary``: ``"zero"``: as it is, falling to 0; ``"clamp"``: its
+            value at the boundary; ``"linear"``: it goes on with its slope there. The last two need a
+            dictionary and a bandwidth that are not trained. Default: ``"zero"``
         parametrisation: ``"alpha"``, or ``"values"``: what is trained are the sum's values :math:`v` at the
             dictionary (up to the ridge), :math:`\alpha = (K + \varepsilon I)^{-1} v`; then the steps do not
             go where :math:`K`, of condition 4e5, is steep. It needs them not trained either. Default:
