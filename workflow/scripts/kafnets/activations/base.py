@@ -47,7 +47,6 @@ class Learned(nn.Module):
     elementwise = True
     # the absolute value at which a training clips the gradient of a parameter, by its name
     gradient_limits = MappingProxyType({})
-    recomputes = True  # what torch's own operation keeps is no more than the input
 
     def __init__(self, channels, share):
         super().__init__()
@@ -72,7 +71,7 @@ class Learned(nn.Module):
         if x.dim() < 2 or (self.rows > 1 and x.shape[1] != self.rows):
             raise ValueError(f"x must be (N, {self.channels}, *), got {tuple(x.shape)}")
         parameters = tuple(self._parameters.values())
-        if not self.recomputes or not _may_recompute():
+        if not _may_recompute():
             return self._wide(x, *parameters)
         return _Recomputed.apply(self._wide, x, *parameters)
 

@@ -1,5 +1,6 @@
 """PReLU: a ReLU whose slope on negative inputs is learned."""
 
+import torch
 from torch import nn
 
 from .base import Learned, require_between
@@ -19,8 +20,6 @@ class PReLU(Learned):
     Source: He, Zhang, Ren & Sun 2015, arXiv:1502.01852.
     """
 
-    recomputes = False  # torch's own keeps the input only
-
     def __init__(self, channels, share="channel", init=0.25):
         super().__init__(channels, share)
         require_between("init", init, -1000, 1000)
@@ -33,4 +32,4 @@ class PReLU(Learned):
         nn.init.constant_(self.slope, self.init)
 
     def curve(self, x, slope):
-        return nn.functional.prelu(x, slope.flatten())
+        return torch.where(x > 0, x, slope * x)  # torch's own is rounded by autocast

@@ -5,7 +5,7 @@ import torch
 from .base import Learned, require
 
 # P's six and Q's four coefficients, fitted to functions on [-3, 3] by least squares: to .034 for those with a
-# kink, .004 for ELU, else to 1e-3. In version A a coefficient of Q that is 0 would have no gradient: 1e-4.
+# kink, .004 for ELU, else to 1e-3. In version A a coefficient of Q that is 0 would have no gradient: 1e-5.
 STARTS = {
     "A": {
         "leaky_relu": (
@@ -17,8 +17,8 @@ STARTS = {
             (1.19075, 4.39718, 0.90763, 0.34694),
         ),
         "elu": ((0.00027, 0.99775, 0.24066, 0.32092, 0.0579, 0.00641), (0.23632, 0.32416, 0.05686, 0.00653)),
-        "tanh": ((0.0, 1.00001, 0.0, 0.10741, 0.0, 0.00086), (1e-4, 0.44067, 1e-4, 0.01449)),
-        "swish": ((0.0, 0.5, 0.25, 0.05327, 0.0058, 0.00028), (1e-4, 0.10653, 1e-4, 0.00055)),
+        "tanh": ((0.0, 1.00001, 0.0, 0.10741, 0.0, 0.00086), (1e-5, 0.44067, 1e-5, 0.01449)),
+        "swish": ((0.0, 0.5, 0.25, 0.05327, 0.0058, 0.00028), (1e-5, 0.10653, 1e-5, 0.00055)),
     },
     "B": {
         "leaky_relu": ((0.03358, 0.505, 1.65132, 2.00452, 0.92794, 0.15154), (0.0, 3.96934, 0.0, 0.30007)),

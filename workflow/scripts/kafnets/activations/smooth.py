@@ -70,7 +70,7 @@ class PSoftplus(Learned):
 
     def curve(self, x, a):
         a = a.abs().clamp(min=LEAST_SCALE)
-        return -nn.functional.logsigmoid(-a * x) / a
+        return nn.functional.softplus(a * x) / a
 
 
 class PSSiLU(Learned):

@@ -8,22 +8,14 @@ from ..registry import ACTIVATIONS
 FACTOR = "rate_factor"  # of a group: its learning rate over the network's
 
 
-def of_activations(model, factor=1.0):
-    """The optimiser's groups of the activations' parameters, one for each weight decay of their entries.
-
-    Args:
-        model (nn.Module): the network.
-        factor (float): `training.activation_rate`, their learning rate over the network's.
-    """
-    decays = {}  # a parameter that layers share once
+def decays(model):
+    """The weight decay that its entry says of each of the activations' parameters."""
+    found = {}
     for layer in layers_of(model).values():
         entry = ACTIVATIONS.get(layer.activation_name)
         for parameter in layer.parameters():
-            decays.setdefault(parameter, entry.decay if entry else 0.0)
-    return [
-        {"params": [p for p in decays if decays[p] == decay], "weight_decay": decay, FACTOR: factor}
-        for decay in dict.fromkeys(decays.values())
-    ]
+            found[parameter] = entry.decay if entry else 0.0
+    return found
 
 
 def factor_of(options):
@@ -47,7 +39,7 @@ class Rates:
     def give(self, optimizer):
         """Lets the groups have these rates."""
         for group in optimizer.param_groups:
-            group["lr"] = self.values[group.get(FACTOR, 1.0)]
+            group["lr"] = self.values[group[FACTOR]]
 
     def set(self, optimizer, rate):
         """Sets the network's rate, and with it the activations'."""

@@ -50,23 +50,26 @@ def parameter_groups(model, l2, activation_rate=1.0):
             never penalised, and what belongs to an activation has the weight decay of its entry.
         l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
             2 l2 w, hence torch's weight decay is twice that factor.
-        activation_rate (float): the activations' learning rate over the network's, see
-            :func:`.groups.of_activations`.
+        activation_rate (float): the activations' learning rate over the network's.
     """
     kernels = {"conv": [], "dense": []}
-    of_activations = groups.of_activations(model, activation_rate)
     inside = {part for layer in layers_of(model).values() for part in layer.modules()}
     for module in (module for module in model.modules() if module not in inside):
         if isinstance(module, nn.Conv2d):
             kernels["conv"].append(module.weight)
         elif isinstance(module, nn.Linear):
             kernels["dense"].append(module.weight)
-    apart = {id(p) for weights in kernels.values() for p in weights}
-    apart |= {id(p) for group in of_activations for p in group["params"]}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in apart]
-    found = [{"params": weights, "weight_decay": 2 * l2[kind]} for kind, weights in kernels.items()]
-    found += [*of_activations, {"params": rest, "weight_decay": 0.0}]
-    return [group for group in found if group["params"]]
+    decays = {weight: 2 * l2[kind] for kind, weights in kernels.items() for weight in weights}
+    of_activations = groups.decays(model)
+    found = {}  # each group is updated by kernels of its own: as few as there are decays and rates
+    for parameter in [*decays, *of_activations, *model.parameters()]:
+        factor = activation_rate if parameter in of_activations else 1.0
+        key = decays.get(parameter, of_activations.get(parameter, 0.0)), factor
+        found.setdefault(key, {})[parameter] = None
+    return [
+        {"params": list(parameters), "weight_decay": decay, groups.FACTOR: factor}
+        for (decay, factor), parameters in found.items()
+    ]
 
 
 class Training:

@@ -1,15 +1,17 @@
 """KAF with a base on the GPU: the kernels of `gpu` add base and tails to what they hold in registers."""
 
 import functools
-import itertools
 import logging
 
 import torch
 
 from . import gpu, portable
-from .bases import BASES, TAILS, Form, composed, end_slopes
+from .bases import Form, composed, end_slopes
 
 log = logging.getLogger(__name__)
+
+# Each base and each kind of tails: every case is a pair of kernels to compile.
+_CASES = (("identity", "zero"), ("relu", "clamp"), ("elu", "linear"), ("silu", "zero"))
 
 
 def supports(x, dictionary, bandwidth, form):
@@ -31,7 +33,7 @@ def available():
 def agrees(device):
     """Whether values and gradients of both kernels, on a small input on `device`, are the formula's."""
     try:
-        alike = all(_agrees(Form(*case, 3.0), device) for case in itertools.product(BASES, TAILS))
+        alike = all(_agrees(Form(*case, 3.0), device) for case in _CASES)
         reason = "" if alike else "its results differ"
     except Exception as error:  # whatever a compiler may raise
         alike, reason = False, str(error).partition("\n")[0]
