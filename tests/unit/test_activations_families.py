@@ -392,3 +392,31 @@ def test_other_errors():
         create_activation("apl", 0)
     with pytest.raises(UserError, match=r"^init must be a function that gives a finite number"):
         create_activation("linear_spline", 4, init=torch.log)
+
+
+# -- what looks into networks
+
+
+def test_plots_diagnostics_and_surrogates_see_every_layer():
+    """Also where the layers hold the same parameters, or are no functions of one number."""
+    from kafnets.attacks.adaptive import BACKWARDS, with_surrogates
+    from kafnets.diagnostics.card import _layer_figures
+    from kafnets.diagnostics.layers import compare
+    from kafnets.report.plots import kafs
+
+    x = torch.rand(2, 3, 16, 16)
+    for name in ("pssilu", "kaf_elu_base", "maxmin", "kwta"):
+        arguments = {"share": "network"} if ACTIVATIONS[name].learns else {}
+        model = create_model("resnet8", name, activation_arguments=arguments).eval()
+        found = [_layer_figures(model, layer) for layer in compare(model, x, x.flip(0), 2)]
+        assert len(found) == 7
+        assert all((layer["steepest"] is not None) == ACTIVATIONS[name].elementwise for layer in found)
+        if ACTIVATIONS[name].learns:
+            shapes = kafs.shapes(model, model)
+            assert [len(one.after) for one in shapes] == [16] * 3 + [32] * 2 + [64] * 2
+        for backward in BACKWARDS:
+            images = x.clone().requires_grad_()
+            logits = with_surrogates(model, backward)(images)
+            torch.testing.assert_close(logits, model(x), rtol=0, atol=0)
+            (gradient,) = torch.autograd.grad(logits.square().sum(), images)
+            assert gradient.isfinite().all() and gradient.any()

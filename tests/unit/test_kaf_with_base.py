@@ -123,7 +123,7 @@ def test_free_dictionaries_and_other_shapes(base):
 @pytest.mark.skipif(INTERPRETED, reason="the compiled library's own")
 @pytest.mark.parametrize("tails", TAILS)
 def test_layouts_and_threads_have_the_same_bits(tails):
-    """Sixteen channels at a time or through tiles or rows: each point gets the same, far points and NaN too."""
+    """Sixteen channels at a time, through tiles or rows: each point gets the same, far points and NaN too."""
     layer = make(32, tails=tails)
     x, g = 4 * torch.randn(9, 32, 8, 8), torch.randn(9, 32, 8, 8)
     x.flatten()[::37] *= 100
