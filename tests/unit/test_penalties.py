@@ -153,7 +153,7 @@ def test_the_others():
 def test_a_training_minimises_them():
     def size(**changes):
         training = trained(5, **changes)
-        return value("slope", *(m for m in training.model.modules() if hasattr(m, "mixture"))).item()
+        return value("slope", *(m for m in training.model.modules() if hasattr(m, "squared_norm"))).item()
 
     assert size(penalties={"slope": 1.0}, momentum=0.0) < 0.9 * size(momentum=0.0)
 

@@ -1,9 +1,9 @@
-"""The activations' parameters in an optimiser: their weight decay, rate, and clipped gradients."""
+"""The activations' parameters in a training: their weight decay, rate, clipped gradients and penalties."""
 
 import torch
 
 from ..activations import layers_of
-from ..registry import ACTIVATIONS
+from ..registry import ACTIVATIONS, PENALTIES, lookup
 
 FACTOR = "rate_factor"  # of a group: its learning rate over the network's
 
@@ -67,3 +67,23 @@ def clip(limited):
     for parameter, limit in limited:
         if parameter.grad is not None:
             parameter.grad.clamp_(-limit, limit)
+
+
+class Penalised:
+    """Adds penalties of a network's activations to a loss.
+
+    Args:
+        model (nn.Module): the network.
+        weights (dict): of each penalty's name.
+    """
+
+    def __init__(self, model, weights):
+        self.layers = list(layers_of(model).values())
+        # by name: the code of the penalties belongs to the trainings that have them
+        self.terms = [(weight, lookup(PENALTIES, name, "penalty").load()) for name, weight in weights.items()]
+
+    def __call__(self, loss):
+        """The loss and the penalties; the loss itself where there are none."""
+        for weight, function in self.terms:
+            loss = loss + weight * function(self.layers)
+        return loss

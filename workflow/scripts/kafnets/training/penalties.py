@@ -7,29 +7,6 @@ Of networks without such layers it is 0.
 
 import torch
 
-from ..activations import layers_of
-from ..registry import PENALTIES, lookup
-
-
-class Penalty:
-    """The weighted sum of some penalties of a network.
-
-    Args:
-        model (nn.Module): the network.
-        weights (dict): of each penalty's name.
-    """
-
-    def __init__(self, model, weights):
-        self.layers = list(layers_of(model).values())
-        entries = {name: lookup(PENALTIES, name, "penalty") for name in weights}
-        self.terms = [(weight, entries[name].load()) for name, weight in weights.items()]
-
-    def __call__(self, loss):
-        """The loss and the penalties; the loss itself where there are none."""
-        for weight, function in self.terms:
-            loss = loss + weight * function(self.layers)
-        return loss
-
 
 def _sum(layers, name, function):
     """The sum of `function` over the layers that have the parameter or method `name`, once for each set."""
@@ -43,16 +20,7 @@ def _sum(layers, name, function):
 
 def slope(layers):
     r"""KAFs: :math:`\alpha^\top K \alpha`, the squared norm of the kernels' sum, which bounds its slope."""
-    return _sum(layers, "mixture", _squared_norm)
-
-
-def _squared_norm(layer):
-    from ..activations.kaf.kernels import KERNELS  # only where there are KAFs
-
-    alpha, dictionary, gamma = layer.mixture()
-    differences = dictionary.unsqueeze(-1) - dictionary.unsqueeze(-2)
-    kernels = KERNELS[layer.kernel].value(differences, gamma.reshape(-1, 1, 1))
-    return torch.einsum("ci,cij,cj->c", alpha, kernels.expand(len(alpha), -1, -1), alpha).mean()
+    return _sum(layers, "squared_norm", lambda layer: layer.squared_norm().mean())
 
 
 def tv2(layers):

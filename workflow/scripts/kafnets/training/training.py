@@ -12,7 +12,6 @@ from ..runtime.graphs import Replayed
 from . import groups, nonfinite
 from .batches import create_batches
 from .methods.base import Network, create_method
-from .penalties import Penalty
 
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -97,7 +96,7 @@ class Training:
         # deferred: the rate is read on the device, and an update that is not finite is left out there
         self.rates = groups.Rates(groups.factor_of(self.options), device if self.deferred else None)
         self.clipped = groups.limits(self.model)
-        self.penalised = Penalty(self.model, self.options.get("penalties", {}))
+        self.penalised = groups.Penalised(self.model, self.options.get("penalties", {}))
         self.optimizer = self._optimizer()
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)

@@ -228,6 +228,13 @@ class KAF(nn.Module):
         bandwidth = self.bandwidth if self.bandwidth.dim() == 0 else self.bandwidth[0]
         return self.alpha.expand(self.channels, self.D), dictionary, bandwidth
 
+    def squared_norm(self):
+        r""":math:`\alpha^\top K \alpha` of each channel, (C,): of the kernels' sum in their own space."""
+        alpha, dictionary, gamma = self.mixture()
+        offsets = dictionary.unsqueeze(-1) - dictionary.unsqueeze(-2)
+        gram = KERNELS[self.kernel].value(offsets, gamma.reshape(-1, 1, 1))
+        return torch.einsum("ci,cij,cj->c", alpha, gram.expand(len(alpha), -1, -1), alpha)
+
     @torch.no_grad()
     def set_alpha(self, alpha):
         """Takes these coefficients."""
@@ -283,7 +290,7 @@ def _target_function(init):
         return init
     if init == "normal":
         return None
-    fixed = [name for name in ACTIVATIONS if not is_trainable(name)]
+    fixed = [name for name in ACTIVATIONS if not is_trainable(name) and ACTIVATIONS[name].elementwise]
     _require(init in fixed, "init", f"'normal', a callable or one of {', '.join(fixed)}", init)
     entry = ACTIVATIONS[init]
     return entry.load()(**entry.arguments)
