@@ -229,6 +229,10 @@ def test_it_starts_as_the_base(base, tails, parametrisation):
     assert torch.equal(*slopes)
 
 
+def test_kernels_of_several_layers_do_not_take_it_for_a_kaf():
+    assert create_activation("kaf_elu_base", 4).inlined(torch.float32) is None
+
+
 def test_without_a_base_it_is_a_kaf():
     layer, plain = make(4), KAF(4)
     with torch.no_grad():
