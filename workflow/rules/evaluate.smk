@@ -35,7 +35,7 @@ rule evaluate:
         settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
         code=GRID.evaluation_code,
     shell:
-        f"exec python {SCRIPT}/together.py {{resources.together}} evaluate.py"
+        f"exec python {SCRIPT}/together.py {{resources.together:q}} evaluate.py"
         " --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"
