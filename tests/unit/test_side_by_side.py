@@ -154,10 +154,11 @@ def test_a_job_that_watches_for_no_signal_ends_as_a_process_does():
 
 def test_two_jobs_on_one_result_wait_for_each_other(tmp_path, capsys):
     """Not for ever: who waits gives way to who has it."""
-    order = []
+    here, order = [], []
 
     def work():
-        turns.until(lambda: turns.beside() == 1)
+        here.append(None)
+        turns.until(lambda: len(here) == 2)  # not by how many there are now: the other may have ended by then
         with alone(tmp_path / "record.json") as waited:
             order.append("begun")
             for _ in range(3):
