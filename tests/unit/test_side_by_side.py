@@ -104,12 +104,17 @@ def drawing(seed):
     return draw
 
 
+def meet(here, count):
+    """Returns when `count` jobs have called it (by how many there are now it is not told: some may have ended)."""
+    here.append(None)
+    turns.until(lambda: len(here) == count)
+
+
 def test_random_numbers_and_switches_are_each_jobs_own():
-    def wait_for_the_others():
-        turns.until(lambda: turns.beside() == 3)
+    here = []
 
     def after(draw):
-        return lambda: (wait_for_the_others(), draw())[1]
+        return lambda: (meet(here, 4), draw())[1]
 
     switch = torch.backends.cudnn.benchmark
     expected = [side_by_side([drawing(seed)])[0] for seed in range(4)]
@@ -121,11 +126,11 @@ def test_random_numbers_and_switches_are_each_jobs_own():
 
 
 def test_turns_go_round():
-    seen = []
+    here, seen = [], []
 
     def job(name):
         def work():
-            turns.until(lambda: turns.beside() == 2)
+            meet(here, 3)
             for _ in range(4):
                 turns.give_way()
                 seen.append(name)
@@ -157,8 +162,7 @@ def test_two_jobs_on_one_result_wait_for_each_other(tmp_path, capsys):
     here, order = [], []
 
     def work():
-        here.append(None)
-        turns.until(lambda: len(here) == 2)  # not by how many there are now: the other may have ended by then
+        meet(here, 2)
         with alone(tmp_path / "record.json") as waited:
             order.append("begun")
             for _ in range(3):
@@ -166,5 +170,5 @@ def test_two_jobs_on_one_result_wait_for_each_other(tmp_path, capsys):
             order.append("done")
         return waited
 
-    assert side_by_side([work, work]) == [False, True] and order == ["begun", "done"] * 2
+    assert sorted(side_by_side([work, work])) == [False, True] and order == ["begun", "done"] * 2
     assert "is at it; waiting until it ends" in capsys.readouterr().err
