@@ -105,7 +105,7 @@ def drawing(seed):
 
 
 def meet(here, count):
-    """Returns when `count` jobs have called it (by how many there are now it is not told: some may have ended)."""
+    """Returns when `count` jobs have called it: there may be fewer by then, for some may have ended."""
     here.append(None)
     turns.until(lambda: len(here) == count)
 

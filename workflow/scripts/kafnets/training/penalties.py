@@ -49,7 +49,7 @@ def l2(layers):
 
 
 def chi(layers):
-    r"""All that are functions of one number: :math:`\chi - 1`, how much they let gradients grow with depth."""
+    r"""All functions of one number: :math:`\chi - 1`, how much they let gradients grow with depth."""
     from ..activations.chi import chi as of_layer
 
     learned = [layer for layer in layers if is_elementwise(layer) and list(layer.parameters())]
