@@ -102,6 +102,15 @@ def mappings(value, path=()):
 
 
 OPTIONAL = [
+    (*TRAINING, "activation_rate"),
+    (*TRAINING, "penalties"),
+    (*TRAINING, "penalties", "slope"),
+    *((*TRAINING, name) for name in ("schedule", "awp", "averaging", "validation", "early_stopping")),
+    (*TRAINING, "schedule", "factor"),
+    *((*TRAINING, "awp", name) for name in ("gamma", "warm_up")),
+    *((*TRAINING, "averaging", name) for name in ("start", "batch_norm", "keep")),
+    *((*TRAINING, "validation", name) for name in ("every", "keep")),
+    *((*TRAINING, "early_stopping", name) for name in ("iterations", "drop")),
     ("data", "cifar10"),
     ("data", "published"),
     ARCHIVE,

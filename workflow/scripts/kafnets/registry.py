@@ -10,6 +10,19 @@ import json
 import os
 from pathlib import Path
 
+from .entries import (
+    ANY_NUMBER,
+    BOOLEAN,
+    FEW,
+    POSITIVE,
+    SCALE,
+    TAILS,
+    fixed,
+    kaf,
+    kaf_with_base,
+    learned,
+    spline,
+)
 from .entry import Entry
 from .runtime.errors import UserError
 
@@ -17,58 +30,86 @@ from .runtime.errors import UserError
 # configuration file that declares them.
 OWN = "KAFNETS_OWN"
 
-_BOOLEAN = {"type": "boolean"}
-_KAF_SETTINGS = {
-    "D": {"type": "integer", "minimum": 2, "maximum": 1000},
-    "boundary": {"type": "number", "minimum": 1e-6, "maximum": 1000},
-    "bandwidth": {
-        "oneOf": [
-            {"enum": ["thesis", "reference"]},
-            {"type": "number", "minimum": 1e-18, "maximum": 1_000_000},
-        ]
-    },
-    "std": {"type": "number", "minimum": 0, "maximum": 1000},
-    "ridge": {"type": "number", "minimum": 1e-12, "maximum": 1},
-    "kernel": {"enum": ["gaussian", "relu", "softplus"]},
-    "arithmetic": {"enum": ["float32", "float16"]},
-    "trainable_dictionary": _BOOLEAN,
-    "trainable_bandwidth": _BOOLEAN,
-}
-
-
-def _kaf(label, colour, **arguments):
-    return Entry(
-        "kafnets.activations.kaf.layer:KAF",
-        arguments,
-        label,
-        settings=_KAF_SETTINGS,
-        conflicts=(("trainable_bandwidth", True, "kernel", "gaussian", "has no bandwidth to train"),),
-        learns=True,
-        per="channel",
-        backend="kafnets.activations.kaf.functional:active_backend",
-        colour=colour,
-    )
-
-
-def _fixed(target, label, colour, **settings):
-    return Entry(f"torch.nn:{target}", label=label, colour=colour, settings=settings)
-
-
-_POSITIVE = {"type": "number", "minimum": 1e-6, "maximum": 1000}
 # The colours are Okabe and Ito's, told apart under every common colour blindness. A fixed activation and the
 # KAF that starts from it share the colour; the line (dashed, solid) or marker tells them apart.
 ACTIVATIONS = {
-    "relu": _fixed("ReLU", "ReLU", "#0072B2"),
-    "elu": _fixed("ELU", "ELU", "#E69F00", alpha=_POSITIVE),
-    "tanh": _fixed("Tanh", "Tanh", "#56B4E9"),
-    "gelu": _fixed("GELU", "GELU", "#D55E00", approximate={"enum": ["none", "tanh"]}),
-    "softplus": _fixed("Softplus", "Softplus", "#8B6914", beta=_POSITIVE, threshold=_POSITIVE),
-    "swish": _fixed("SiLU", "Swish", "#009E73"),
-    "kaf": _kaf("KAF", "#000000"),
-    "kaf_relu": _kaf("KAF_ReLU", "#0072B2", init="relu"),
-    "kaf_elu": _kaf("KAF_ELU", "#E69F00", init="elu"),
-    "kaf_swish": _kaf("KAF_Swish", "#009E73", init="swish"),
-    "kaf_free": _kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
+    "relu": fixed("ReLU", "ReLU", "#0072B2"),
+    "elu": fixed("ELU", "ELU", "#E69F00", alpha=POSITIVE),
+    "tanh": fixed("Tanh", "Tanh", "#56B4E9"),
+    "gelu": fixed("GELU", "GELU", "#D55E00", approximate={"enum": ["none", "tanh"]}),
+    "softplus": fixed("Softplus", "Softplus", "#8B6914", beta=POSITIVE, threshold=POSITIVE),
+    "swish": fixed("SiLU", "Swish", "#009E73"),
+    "kaf": kaf("KAF", "#000000"),
+    "kaf_relu": kaf("KAF_ReLU", "#0072B2", init="relu"),
+    "kaf_elu": kaf("KAF_ELU", "#E69F00", init="elu"),
+    "kaf_swish": kaf("KAF_Swish", "#009E73", init="swish"),
+    "kaf_free": kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
+    "kaf_identity_base": kaf_with_base("identity", "x+KAF", "#7F7F7F"),
+    "kaf_relu_base": kaf_with_base("relu", "ReLU+KAF", "#4FA3DB"),
+    "kaf_elu_base": kaf_with_base("elu", "ELU+KAF", "#B36B00"),
+    "kaf_silu_base": kaf_with_base("silu", "Swish+KAF", "#00C494"),
+    "prelu": learned("prelu:PReLU", "PReLU", "#332288", "o", init=ANY_NUMBER),
+    "swish_beta": learned("smooth:SwishBeta", "Swish-beta", "#117733", "s", init=ANY_NUMBER),
+    "psoftplus": learned("smooth:PSoftplus", "PSoftplus", "#88CCEE", "^", per="network", init=SCALE),
+    "pssilu": learned(
+        "smooth:PSSiLU",
+        *("PSSiLU", "#882255", "v"),
+        per="network",
+        decay=0.0005,  # the authors'
+        a=SCALE,
+        b={"type": "number", "minimum": 0, "maximum": 0.95},
+        learn_b=BOOLEAN,
+    ),
+    "smooth_relu": learned("smooth:SmoothReLU", "SmoothReLU", "#6699CC", "<", per="layer", init=SCALE),
+    # its authors' decay
+    "apl": learned("hinges:APL", "APL", "#AA4499", ">", decay=0.001, hinges=FEW),
+    "splash": learned(
+        *("hinges:SPLASH", "SPLASH", "#999933", "D"),
+        per="layer",
+        hinges={"type": "array", "minItems": 1, "items": {"type": "number", "minimum": 0}},
+    ),
+    "maxout": learned("hinges:Maxout", "Maxout", "#661100", "d", pieces={**FEW, "minimum": 2}),
+    "rational": learned(
+        *("rational:Rational", "Rational", "#44AA99", "p"),
+        per="layer",
+        version={"enum": ["A", "B"]},
+        init={"enum": ["leaky_relu", "relu", "elu", "tanh", "swish"]},
+    ),
+    "cubic_spline": spline(
+        *("CubicSpline", "Cubic spline", "#CC6677", "h", 4),
+        basis={"enum": ["catmull_rom", "b_spline"]},
+        tails=TAILS,
+    ),
+    "linear_spline": spline("LinearSpline", "Linear spline", "#DDCC77", "*", tails=TAILS),
+    "lipschitz_spline": spline("LipschitzSpline", "1-Lipschitz spline", "#5B2A86", "H"),
+    "maxmin": Entry(
+        "kafnets.activations.sorting:MaxMin",
+        label="MaxMin",
+        per="channel",
+        elementwise=False,
+        colour="#F0A0C0",
+    ),
+    # masks its gradient, and is known not to be robust: what an evaluation that works has to show
+    "kwta": Entry(
+        "kafnets.activations.sorting:KWinners",
+        label="k-WTA",
+        elementwise=False,
+        settings={"gamma": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}},
+        colour="#B22222",
+    ),
+}
+
+# What a training may add to its loss: functions of the activation layers (`training.penalties`).
+PENALTIES = {
+    name: Entry(f"kafnets.training.penalties:{name}", label=label)
+    for name, label in {
+        "slope": "alpha' K alpha of KAFs",
+        "tv2": "second-order total variation of linear splines",
+        "saf_start": "squared distance of cubic splines from their start",
+        "pssilu_b": "|b| of PSSiLU",
+        "l2": "sum of squares of the activations' parameters",
+        "chi": "chi - 1 of the activations, by which they let gradients grow with depth",
+    }.items()
 }
 
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}

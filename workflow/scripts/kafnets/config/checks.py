@@ -8,7 +8,7 @@ import json
 import os
 
 from .. import registry
-from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED
+from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PENALTIES, PUBLISHED
 from ..runtime.errors import UserError
 from ..runtime.units import fraction
 from . import own
@@ -153,6 +153,7 @@ def _check_experiment(path, experiment, published, schema):
             if radius in training.get(key, {}):
                 check_radius((*path, "training", key, radius), training[key][radius])
     _check_schedule((*path, "training", "schedule"), training)
+    choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
 
 
 def _check_published(path, experiment):

@@ -21,7 +21,7 @@ LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
 _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = (f"{LIBRARY}.registry", f"{LIBRARY}.entry")
+_NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
@@ -37,11 +37,17 @@ def of_step(script, entries=()):
         entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
     """
     entries = list(entries)
-    said = {repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries}
+    said = {repr(_said(entry)) for entry in entries}
     folders = {entry.folder for entry in entries if entry.folder}
     # what a figure or a table says of the user's own names; of the others, too, it may change without notice
     looks = {repr((entry.label, entry.colour, entry.marker)) for entry in ACTIVATIONS.values() if entry.own}
     return _of_step(script, modules_of(entries), *(tuple(sorted(one)) for one in (folders, said, looks)))
+
+
+def _said(entry):
+    """What an entry says that results depend on; a decay only where there is one."""
+    decay = (entry.decay,) if entry.decay else ()
+    return entry.target, sorted(entry.arguments.items()), entry.per, *decay
 
 
 def modules_of(entries):
