@@ -66,7 +66,12 @@ STAGES = {
         f'{SMALL} --contestants "kafnets relu" "kafnets kaf" --epochs 2 --whole relu',
         data=True,
     ),
-    "together": Stage("together", 70),
+    "together": Stage(
+        "together",
+        70,
+        "--only process --jobs 8 1 4 2",  # what is aimed at comes first
+        "--only process --architecture resnet8 --batch 8 --batches 1 --jobs 1 2 --steps 1",
+    ),
     "compiled": Stage(
         "training",
         85,

@@ -79,7 +79,7 @@ def where(folder):
     found = Found(folder)
     facts = [
         found.read(stage).get("environment", {})
-        for stage in ("check", "steps", "compiled", "attack", "kaf", "processes")
+        for stage in ("check", "steps", "together", "compiled", "attack", "kaf", "processes")
     ]
     devices = {one["device"] for one in facts if one}
     tiny = any(row["tiny"] for row in found.read("stages").get("stages", []))

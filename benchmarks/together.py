@@ -1,33 +1,32 @@
 """How long a step takes when k trainings share a device: in one process, in turns, and in a process each.
 
     python -m benchmarks.together [--activation relu] [--jobs 1 2 4 8] [--steps 200] [--only process]
+        [--seconds 60] [--output together.json]
 
 The table shows milliseconds by the step of one network: the time from when all are ready until all are done,
 divided by all their steps. In one process every training has a stream, a CUDA graph and random numbers of its
-own, as in the pipeline (workflow/scripts/together.py). For processes under MPS start its daemon first.
+own, as in the pipeline (workflow/scripts/together.py). For processes under MPS start its daemon first. The
+figures are written as they come: those of one process as `together`, the others as `processes`.
 """
 
 import argparse
 import multiprocessing
-import sys
 import time
 from pathlib import Path
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "workflow" / "scripts"))
-
 from kafnets.evaluation.judge import synchronize
 from kafnets.runtime import records, turns
 from kafnets.runtime.device import resolve
-from kafnets.runtime.files import write_json
 from kafnets.runtime.graphs import WARM_UP, computing_on, wait_for
 from kafnets.runtime.side_by_side import side_by_side
 from kafnets.training.training import Training
 
-from .training import BATCH, RATE, random_images, settings
+from .contestants import ARCHITECTURES, BATCH, RATE, random_images, settings
+from .measuring import Figures
 
 READY = WARM_UP + 5  # steps before the clock starts: compilers, and the graph
+PATIENCE = 300  # seconds that processes wait for each other
 
 
 def main():
@@ -35,29 +34,37 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--activation", default="relu")
+    parser.add_argument("--architecture", default="resnet20", choices=ARCHITECTURES)
     parser.add_argument("--precision", default="bfloat16", help="on a GPU: float32, bfloat16, float16")
+    parser.add_argument("--batch", type=int, default=BATCH)
     parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batches", type=int, default=16, help="of the random images")
     parser.add_argument("--only", choices=["process", "processes"])
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--json", type=Path, help="written: the table, hardware, versions")
+    parser.add_argument("--seconds", type=float, help="nothing is begun later than this after the start")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/together.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    kinds = {"process": in_one_process, "processes": in_a_process_each}
-    rows = []
+    kinds = {"process": ("together", in_one_process), "processes": ("processes", in_a_process_each)}
+    facts = {
+        "settings": {key: str(value) for key, value in vars(arguments).items()},
+        "environment": records.environment(resolve(arguments.device)),
+    }
+    figures = Figures(arguments.output, "together", facts, ["together", "processes"], arguments.seconds)
     print(f"{'jobs':>4}  {'':9}  ms a step of one network", flush=True)
-    for jobs in arguments.jobs:
-        for kind in [arguments.only] if arguments.only else kinds:
-            seconds = kinds[kind](jobs, arguments)
-            rows.append({"jobs": jobs, "kind": kind, "step_seconds": seconds / jobs / arguments.steps})
-            print(f"{jobs:4}  {kind:9}  {rows[-1]['step_seconds'] * 1000:.3f}", flush=True)
-    if arguments.json:
-        facts = {name: value for name, value in vars(arguments).items() if name != "json"}
-        environment = records.environment(resolve(arguments.device))
-        write_json(
-            arguments.json, {"benchmark": "together", **facts, "environment": environment, "rows": rows}
-        )
+    for kind in [arguments.only] if arguments.only else kinds:
+        section, measure = kinds[kind]
+        taken = 0.0  # by the row before
+        for jobs in arguments.jobs:
+            if not figures.allows(f"{jobs} trainings, {kind}", taken):
+                continue
+            started = time.monotonic()
+            milliseconds = 1e3 * measure(jobs, arguments) / jobs / arguments.steps
+            taken = time.monotonic() - started
+            figures.add(section, {"trainings": jobs, "model_step_ms": milliseconds})
+            print(f"{jobs:4}  {kind:9}  {milliseconds:.3f}", flush=True)
+    figures.finish()
 
 
 def in_one_process(jobs, arguments):
@@ -105,7 +112,7 @@ def one_process(arguments, seed, barrier, times):
 
     def all_ready():
         synchronize(device)
-        barrier.wait(300)
+        barrier.wait(PATIENCE)
         clock.append(time.perf_counter())  # of the machine, the same in all processes
 
     steps(arguments, device, seed, all_ready)
@@ -114,8 +121,9 @@ def one_process(arguments, seed, barrier, times):
 
 def steps(arguments, device, seed, all_ready):
     """The steps of one training; `all_ready` is called after those that get it ready."""
-    dataset = random_images(arguments.batches * BATCH)
-    run = {**settings(arguments.activation, arguments.precision), "seed": seed}
+    dataset = random_images(arguments.batches * arguments.batch)
+    chosen = (arguments.activation, arguments.precision, arguments.architecture, arguments.batch)
+    run = {**settings(*chosen), "seed": seed}
     with computing_on(device):
         training = Training(run, dataset, device)
         for number, rows in enumerate(endless(training, READY + arguments.steps)):

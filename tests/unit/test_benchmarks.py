@@ -235,7 +235,7 @@ def test_all_of_it_end_to_end(tmp_path):
     stages = json.loads((tmp_path / "stages.json").read_text())["stages"]
     assert [row["stage"] for row in stages] == names
     ran = [row["stage"] for row in stages if row["came_of_it"] == "done"]
-    assert {"check", "steps", "compiled", "kaf", "processes"} <= set(ran)
+    assert {"check", "steps", "together", "compiled", "kaf", "processes"} <= set(ran)
     assert all(read_json(tmp_path / f"{name}.json")["complete"] for name in ran)
     assert [row["jobs"] for row in read_json(tmp_path / "processes.json")["sharing"]] == [1, 2]
     assert "2 processes, a model-epoch" in done.stdout
