@@ -24,7 +24,7 @@ def watched(chosen):
     training = Training(chosen, NOISE, GPU, streamed=False)
     training.tried = True  # the trial waits for its answer, before the first step
     batches = list(training.batches.epoch(0))
-    training.rate.fill_(0.1)
+    training.rates.set(training.optimizer, 0.1)
     with Watch() as watch:
         for rows in (batches[0], batches[-1]):
             figures = training._step(rows)
@@ -60,6 +60,10 @@ METHODS = {
         "averaging": {"decay": 0.9},
     },
     "grad_align": {"adversary": {"eps": "8/255"}},
+    "fbf": {
+        "adversary": {"eps": "8/255", "step": "10/255"},
+        "penalties": {"slope": 0.1, "l2": 0.1, "chi": 0.1},
+    },
 }
 
 
@@ -68,7 +72,9 @@ def test_a_step_of_every_method(name):
     given = dict(METHODS[name])
     adversary = {"name": name, **given.pop("adversary", {})}
     with fake_gpu():
-        training, watch = watched(settings(adversary=adversary, precision="bfloat16", **given))
+        chosen = settings(adversary=adversary, precision="bfloat16", **given)
+        chosen["activation"] = "kaf" if "penalties" in given else "relu"
+        training, watch = watched(chosen)
     assert not watch.elsewhere
     assert watch.launches or training.method.twice_differentiated
 
