@@ -41,8 +41,10 @@ class Averaged:
     def update(self):
         """Takes the weights, as an update has left them, into the mean."""
         kept = ((1 + self.updates) / (10 + self.updates)).clamp_(max=self.decay) * self.begun
+        # of the weights' type: of another, each tensor would be a kernel of its own
+        kept, new = (factor.to(self.means[0].dtype) for factor in (kept, 1 - kept))
         torch._foreach_mul_(self.means, kept)
-        torch._foreach_add_(self.means, torch._foreach_mul(self.parameters, 1 - kept))
+        torch._foreach_add_(self.means, torch._foreach_mul(self.parameters, new))
         self.updates += self.begun
 
     @property
