@@ -11,6 +11,7 @@ from kafnets import KAF
 from kafnets.activations.kaf import cpu, functional, gpu
 from kafnets.data import prepare_digits, save
 from kafnets.models import create_model, save_model
+from kafnets.runtime import compiled
 
 from tests.scripts import SCRIPTS, evaluation_arguments, training_arguments
 
@@ -352,3 +353,39 @@ def test_the_library_is_built_once(tmp_path):
         (built,) = tmp_path.iterdir()
         stamp = built.stat().st_mtime_ns
     assert built.stat().st_mtime_ns == stamp
+
+
+ELSEWHERE = """
+import torch
+from kafnets import KAF
+from kafnets.activations.kaf.functional import kaf_plain
+from kafnets.models.fused import cpu, operators, trial
+
+torch.manual_seed(0)
+layer = KAF(16)
+for layout in (torch.channels_last, torch.contiguous_format):
+    x = (3 * torch.randn(8, 16, 30, 30)).contiguous(memory_format=layout).requires_grad_()
+    grad = torch.randn_like(x)
+    parameters = [layer.alpha, layer.dictionary, layer.bandwidth]
+    y, right = layer(x), kaf_plain(x.double(), *(t.double() for t in parameters))
+    found = [y, *torch.autograd.grad(y, [x, layer.alpha], grad)]
+    expected = [right, *torch.autograd.grad(right, [x, layer.alpha], grad.double())]
+    for one, other in zip(found, expected):
+        assert (one - other).abs().max() < 1e-5 * other.abs().max(), layout
+norm, x = torch.nn.BatchNorm2d(16), torch.empty(2, 16, 4, 4).contiguous(memory_format=torch.channels_last)
+for activation in (torch.nn.ReLU(), torch.nn.ELU(), torch.nn.SiLU()):
+    assert cpu.supports(x)
+    assert trial.agrees(cpu.fused, operators.plain, x, norm, activation, {"added", "residual"}, 2)
+"""
+
+
+@needs_compiler
+def test_what_is_compiled_for_other_processors_computes_the_same(tmp_path):
+    """Without the instructions of this one: the code for AVX-512 has a plain counterpart."""
+    compiler = tmp_path / "cxx"
+    compiler.write_text(
+        '#!/bin/sh\nfor word; do shift; [ "$word" = -march=native ] || set -- "$@" "$word"; done\n'
+        f'exec {compiled._compiler()} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    assert not run_python(ELSEWHERE, CXX=str(compiler), KAFNETS_CACHE=str(tmp_path / "cache"))

@@ -101,10 +101,12 @@ ELSEWHERE = {
     "kafnets.models.fused.triton_activations": "of models.fused on a GPU",
     "kafnets.models.fused.triton_kernels": "of models.fused on a GPU",
     "kafnets.models.fused.triton_launch": "of models.fused on a GPU",
-    "kafnets.models.fused": "imported where a network is trained on a GPU",
+    "kafnets.models.fused": "imported where a network is trained",
     "kafnets.models.fused.rewriting": "of fused",
     "kafnets.models.fused.layers": "of fused",
     "kafnets.models.fused.operators": "of fused",
+    "kafnets.models.fused.cpu": "of fused",
+    "kafnets.models.fused.gpu": "of fused",
     "kafnets.models.fused.trial": "of fused",
 }
 

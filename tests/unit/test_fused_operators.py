@@ -15,7 +15,8 @@ import pytest
 import torch
 from kafnets.activations import create_activation
 from kafnets.activations.kaf import functional, gpu
-from kafnets.models.fused import operators, trial
+from kafnets.models.fused import gpu as gpu_kernels
+from kafnets.models.fused import trial
 from kafnets.models.fused.operators import normalise_activate, plain
 from torch import nn
 
@@ -274,16 +275,16 @@ def test_the_kernels_pass_their_own_trial(caplog):
     for name, (given, copies) in itertools.product(("relu", "kaf"), ((set(), 1), ({"residual", "shift"}, 2))):
         norm, activation = layers(name, 5)
         x = images((1, 5, 2, 2), torch.bfloat16)
-        assert trial.agrees(operators._fused, plain, x, norm, activation, given, copies)
+        assert trial.agrees(gpu_kernels.fused, plain, x, norm, activation, given, copies)
     assert not caplog.records
 
 
 @contextlib.contextmanager
 def fused_calls(monkeypatch):
     calls = []
-    fused = operators._fused
+    fused = gpu_kernels.fused
     with monkeypatch.context() as patch:
-        patch.setattr(operators, "_fused", lambda *a, **k: calls.append(a) or fused(*a, **k))
+        patch.setattr(gpu_kernels, "fused", lambda *a, **k: calls.append(a) or fused(*a, **k))
         yield calls
 
 
@@ -400,7 +401,7 @@ def launches(name, dtype, layout, shape, site, monkeypatch):
     tensors = {key: torch.empty(shape, dtype=dtype).contiguous(memory_format=layout) for key in ("x", *given)}
     tensors = {key: tensor.requires_grad_() for key, tensor in tensors.items()}
     shift = torch.zeros(shape[1]) if shifted else None
-    outputs = operators._fused(norm=norm, activation=activation, shift=shift, copies=copies, **tensors)
+    outputs = gpu_kernels.fused(norm=norm, activation=activation, shift=shift, copies=copies, **tensors)
     outputs = outputs if copies > 1 else (outputs,)
     torch.autograd.grad(outputs, [*tensors.values(), *norm.parameters(), *activation.parameters()], outputs)
     return {launch.function.__name__: launch for launch in recorded_launches}

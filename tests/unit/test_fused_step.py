@@ -6,10 +6,11 @@ import pytest
 import torch
 from kafnets import create_model
 from kafnets.activations import create_activation
-from kafnets.models.fused import operators
+from kafnets.models.fused import cpu, operators
 from kafnets.models.fused.rewriting import Fused, Unfusable, _Rewriting, fused
 from kafnets.training import fusing
 from kafnets.training.methods.base import Network
+from kafnets.training.run import run_fingerprint
 from kafnets.training.training import Training
 from torch import nn
 from torch.nn import functional
@@ -226,7 +227,7 @@ def steps(training, count=3):
 def test_a_training_is_the_same_fused():
     """But for rounding; without an adversary: a sign of FBF that turns over would be more than that."""
     chosen = settings(adversary={"name": "none"}, augmentation="none")
-    own, training = Training(chosen, NOISE, CPU), Training(chosen, NOISE, CPU, fused=True)
+    own, training = (Training(chosen, NOISE, CPU, fused=is_fused) for is_fused in (False, True))
     assert isinstance(training.network.passes, Fused) and own.network.passes is own.model
     assert torch.allclose(steps(training), steps(own), rtol=1e-4)
     for name, value in weights(own.model).items():
@@ -271,8 +272,15 @@ def test_a_pass_that_differs_is_not_used(wrong, reason, monkeypatch, capsys):
     assert capsys.readouterr().err.count(f"layers are not fused ({reason})") == 1
 
 
-def test_what_is_differentiated_twice_and_what_runs_on_a_cpu_is_not_fused(monkeypatch):
-    assert Training(settings(), NOISE, CPU).network.passes.__class__.__name__ == "ResNet"
+def test_on_a_cpu_layers_are_fused_where_that_is_compiled_and_nothing_is_differentiated_twice(monkeypatch):
+    monkeypatch.setattr(cpu, "available", lambda: True)
+    assert isinstance(Training(settings(), NOISE, CPU).network.passes, Fused)
+    names = {run_fingerprint(settings(), NOISE, CPU)}
+    monkeypatch.setattr(cpu, "available", lambda: False)
+    training = Training(settings(), NOISE, CPU)
+    assert training.network.passes is training.model
+    names.add(run_fingerprint(settings(), NOISE, CPU))
+    assert len(names) == 2  # their weights differ in the last digits
     monkeypatch.setattr("kafnets.training.methods.fbf.FBF.twice_differentiated", True)
     training = Training(settings(), NOISE, CPU, fused=True)
     assert training.network.passes is training.model

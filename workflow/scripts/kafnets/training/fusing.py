@@ -1,6 +1,7 @@
 """What computes a network's passes in a training: the network itself, or its fused form."""
 
 import contextlib
+import copy
 
 import torch
 from torch import nn
@@ -13,7 +14,15 @@ from .methods.base import Network
 # (In bfloat16 the gradients of 20 layers are off by 40 % before the first step.)
 _FACTOR, _REST = 2.0, 0.01
 _IMAGES = 32  # of the trial: in float32 a whole batch may not fit
+_EXACT_IMAGES, _EXACT_REST = 4, 1e-4  # of the trial in float64
 _SCALE = 1024.0  # of its loss: in float16 smaller gradients are none
+
+
+def worthwhile(device):
+    """Whether the device has code of its own for fused layers: a GPU, and a CPU with a C++ compiler."""
+    from ..models.fused import cpu
+
+    return device.type == "cuda" or cpu.available()
 
 
 def passes(model, device, wanted=None):
@@ -22,9 +31,9 @@ def passes(model, device, wanted=None):
     Args:
         model (nn.Module): in training mode, on `device`.
         device (torch.device): where it computes.
-        wanted (bool, optional): whether to fuse. Default: on a GPU
+        wanted (bool, optional): whether to fuse. Default: where :func:`worthwhile`
     """
-    if not (device.type == "cuda" if wanted is None else wanted):
+    if not (worthwhile(device) if wanted is None else wanted):
         return model
     from ..models.fused.rewriting import Unfusable, fused
 
@@ -37,13 +46,16 @@ def passes(model, device, wanted=None):
 def tried(network, images, labels):
     """What is to compute the passes of `network` from now on: what does, if it does it right.
 
-    Loss, gradients and running averages are compared with the network's own, and both with those in float32.
-    Nothing of the network changes, and no random number is drawn.
+    Loss, gradients and running averages are compared with the network's own, and both with those in float32;
+    in float32 on a CPU a copy in float64 is compared with its own. Nothing of the network changes, and no
+    random number is drawn.
 
     Args:
         network (Network): its `passes` are tried.
         images, labels (Tensor): a batch.
     """
+    if not images.is_cuda and network.precision is None:
+        return _tried_in_double(network, images[:_EXACT_IMAGES], labels[:_EXACT_IMAGES])
     model = network.model
     images, labels = images[:_IMAGES], labels[:_IMAGES]
     own = Network(model), Network(model, network.precision)
@@ -58,6 +70,26 @@ def tried(network, images, labels):
         for ours, theirs, right in zip(found, plain, exact, strict=True)
     ]
     return network.passes if all(close) else _instead(model, "their results differ")
+
+
+def _tried_in_double(network, images, labels):
+    """What can be wrong is the rewriting: the operators have a trial of their own.
+
+    In float32 a ReLU whose input is nearly zero would turn over and move the gradients by a hundredth, in one
+    batch and not in another; and a training that goes on from a checkpoint, which is tried again, has to
+    find what it found before.
+    """
+    from ..models.fused.rewriting import fused
+
+    model = copy.deepcopy(network.model).double()
+    with torch.random.fork_rng([]), _nothing_dropped(model):
+        plain = _pass(Network(model), images.double(), labels)
+        try:
+            found = _pass(Network(model, passes=fused(model)), images.double(), labels)
+        except Exception as error:
+            return _instead(network.model, str(error).partition("\n")[0])
+    close = [_distance(ours, right) <= _EXACT_REST for ours, right in zip(found, plain, strict=True)]
+    return network.passes if all(close) else _instead(network.model, "their results differ")
 
 
 def _instead(model, reason):

@@ -9,6 +9,7 @@ from ..runtime import checkpoint, progress, turns
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.graphs import computing_on, wait_for
 from ..runtime.interruption import Interrupted, SignalFlag
+from . import fusing
 from .monitor import Monitor
 from .schedule import learning_rates
 from .selection import Selection, split
@@ -20,9 +21,10 @@ CHECK_STEPS = 100
 
 
 def run_fingerprint(settings, dataset, device, code=""):
-    """A short name of all that decides a run's weights: settings, data, code, and how a KAF is computed."""
+    """A short name of all that decides a run's weights: settings, data, code, and how layers are computed."""
     backend = active_backend(settings["activation"], device)
     facts = {"settings": settings, "data": dataset.sha256, "kaf_backend": backend}
+    facts["fused"] = fusing.worthwhile(device)
     return checkpoint.fingerprint({**facts, "code": code})
 
 

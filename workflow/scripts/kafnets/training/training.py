@@ -87,7 +87,7 @@ class Training:
         deferred (bool, optional): nothing in a step waits for the device; default: on a GPU.
         streamed (bool, optional): see :func:`.batches.create_batches`.
         fused (bool, optional): whether the network's layers are computed several at a time where they can be,
-            see :mod:`kafnets.models.fused`; default: on a GPU.
+            see :mod:`kafnets.models.fused`; default: see :func:`.fusing.worthwhile`.
 
     Raises:
         UserError: when a batch would hold more images than there are.

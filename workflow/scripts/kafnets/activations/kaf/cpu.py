@@ -11,25 +11,17 @@ these follow the cotangents of the node values, and from those the gradients, by
 
 import ctypes
 import functools
-import hashlib
 import logging
 import math
-import os
 import pathlib
-import platform
-import shutil
-import subprocess
-import tempfile
 from typing import NamedTuple
 
 import torch
 
-from ...runtime.errors import UserError
-from ...runtime.files import atomic_path
+from ...runtime import compiled
 from . import portable
 
 _SOURCE = pathlib.Path(__file__).with_name("piecewise.cpp")
-_FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
 _DEGREE, _FINE, _MOMENTS, _CELLS, _MOST_CELLS = 6, 8, 4, 32, 1024
 _NODES = _DEGREE + 1
 _REACH = 17.7  # gamma u^2 at which a kernel is down to 2e-8: the cells end there
@@ -335,8 +327,8 @@ def _laid_out_like(x, y):
 def _library():
     """The compiled library, or None where it cannot be built (said once in the log)."""
     try:
-        library = ctypes.CDLL(str(_built()))
-    except (OSError, UserError, subprocess.SubprocessError) as error:
+        library = compiled.load(_SOURCE)
+    except compiled.NotCompiled as error:
         log.warning("KAF runs without its compiled CPU code, which is slower: %s", error)
         return None
     call, pointer = ctypes.POINTER(_Call), ctypes.c_void_p
@@ -346,55 +338,3 @@ def _library():
     library.piecewise_interpolate.restype = None
     library.piecewise_project.argtypes, library.piecewise_project.restype = [call, *[pointer] * 5], None
     return library
-
-
-def _built():
-    """Path of the shared library, compiled now unless an equal one is in the cache."""
-    compiler = _compiler()
-    version = subprocess.run([compiler, "--version"], capture_output=True, check=True).stdout
-    # -march=native: a home shared by unlike machines holds one library for each kind.
-    key = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), version, _cpu().encode(), repr(_FLAGS).encode()]))
-    target = _cache() / f"piecewise-{key.hexdigest()[:16]}.so"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target) as partial:
-            _compile(compiler, partial)
-    return target
-
-
-def _compiler():
-    for name in (os.environ.get("CXX"), "g++", "c++", "clang++"):
-        path = shutil.which(name) if name else None
-        if path:
-            return path
-    raise OSError("no C++ compiler found (install g++, or set CXX)")
-
-
-def _compile(compiler, target):
-    """Compiles with OpenMP and for this very processor where the compiler can."""
-    for extra in (("-march=native", "-fopenmp"), ("-march=native",), ()):
-        command = [compiler, *_FLAGS, *extra, str(_SOURCE), "-o", str(target)]
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
-        if done.returncode == 0:
-            return
-    raise OSError(f"{' '.join(command)}: {done.stderr.strip().splitlines()[-1:]}")
-
-
-def _cpu():
-    """What names this kind of processor."""
-    try:
-        lines = pathlib.Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() + platform.machine()
-    return "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-
-
-def _cache():
-    """A folder of this user's for compiled code."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = pathlib.Path(os.environ.get("KAFNETS_CACHE") or os.path.join(home, "kafnets"))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return pathlib.Path(tempfile.mkdtemp(prefix="kafnets-"))
-    return folder if os.access(folder, os.W_OK) else pathlib.Path(tempfile.mkdtemp(prefix="kafnets-"))

@@ -375,9 +375,10 @@ void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, con
               int64_t n) {
   const float* table = piece.coefficients;
   const bool edges = call.edges;
-  for (int64_t start = 0; start < n; start += kTile) {
-    const int count = static_cast<int>(std::min<int64_t>(32, n - start));
-    int32_t outside[32];
+  constexpr int64_t kStep = 32;  // one bit each of `lanes`
+  for (int64_t start = 0; start < n; start += kStep) {
+    const int count = static_cast<int>(std::min(kStep, n - start));
+    int32_t outside[kStep];
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
       float rounded = multiply_add(x[start + i], piece.inverse_width, piece.offset);

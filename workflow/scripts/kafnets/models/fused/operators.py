@@ -9,7 +9,7 @@ from torch import nn
 from torch.autograd import forward_ad
 from torch.nn.modules import module as modules
 
-from . import trial
+from . import cpu, gpu, trial
 
 _MOST = 1 << 31  # elements: the kernels count them in int32
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -19,9 +19,10 @@ def normalise_activate(x, norm, activation, *, added=None, residual=None, shift=
     r"""activation(norm(x + added) + residual), with the statistics of the batch.
 
     The running averages and the counter of `norm` are updated as the module itself does. On a GPU two Triton
-    kernels in each direction compute it, in float32 and rounded once to the dtype of `x`; what they do not
-    cover is left to :func:`plain`, an activation that they do not have to its module. The gradient cannot be
-    differentiated again.
+    kernels in each direction compute it, in float32 and rounded once to the dtype of `x`, on a CPU two passes
+    of a compiled library over float32 images that are channels-last; what they do not cover is left to
+    :func:`plain`, an activation that they do not have to its module. The gradient cannot be differentiated
+    again.
 
     Args:
         x (Tensor): (N, C, H, W), what a convolution without its bias gives.
@@ -38,16 +39,16 @@ def normalise_activate(x, norm, activation, *, added=None, residual=None, shift=
         Tensor like x, or a tuple of `copies` of them where there are several.
     """
     arguments = {"added": added, "residual": residual, "shift": shift, "copies": copies}
-    if not _covers(x, norm, added, residual, shift):
+    kernels = _kernels(x, norm, added, residual, shift)
+    if kernels is None:
         return plain(x, norm, activation, **arguments)
-    form = _inlined(activation, x)
-    inside = activation if form else nn.Identity()
-    if not form:
+    inside = activation if _is_bare(activation) and kernels.form(activation, x) else nn.Identity()
+    if inside is not activation:
         arguments["copies"] = 1
-    if not _works(x, norm, inside, **arguments):
+    if not _work(kernels, x, norm, inside, **arguments):
         return plain(x, norm, activation, **{**arguments, "copies": copies})
-    y = _fused(x, norm, inside, **arguments)
-    if form:
+    y = kernels.fused(x, norm, inside, **arguments)
+    if inside is activation:
         return y
     y = activation(y)
     return y if copies == 1 else (y,) * copies
@@ -62,13 +63,12 @@ def plain(x, norm, activation, *, added=None, residual=None, shift=None, copies=
     return x if copies == 1 else (x,) * copies
 
 
-def _covers(x, norm, added, residual, shift):
-    """Whether the kernels can do it all but for the activation."""
+def _kernels(x, norm, added, residual, shift):
+    """The module that can do it all but for the activation, :mod:`.gpu` or :mod:`.cpu`; None for neither."""
     alike = [t for t in (x, added, residual) if t is not None]
     small = [norm.weight, norm.bias, norm.running_mean, norm.running_var, shift]
-    return (
-        (x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1")
-        and type(norm) is nn.BatchNorm2d
+    covered = (
+        type(norm) is nn.BatchNorm2d
         and norm.training
         and _is_bare(norm)
         and x.dim() == 4
@@ -80,8 +80,31 @@ def _covers(x, norm, added, residual, shift):
         and all((t.shape, t.dtype, t.device) == (x.shape, x.dtype, x.device) for t in alike)
         and all(t.dtype == torch.float32 and t.device == x.device for t in small if t is not None)
         and not _is_transformed()
-        and _has_triton()
     )
+    if not covered:
+        return None
+    if x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1":
+        return gpu if _has_triton() else None
+    return cpu if cpu.supports(x) else None
+
+
+_found = {}  # which kinds of calls have been tried, and whether they agreed
+
+
+def _work(kernels, x, norm, activation, *, added, residual, shift, copies):
+    """Whether the kernels of such a call may be used: tried before the first of its kind."""
+    if kernels is gpu and not x.is_cuda:
+        return True  # in Triton's interpreter
+    given = {"added": added, "residual": residual, "shift": shift}
+    given = frozenset(name for name, tensor in given.items() if tensor is not None)
+    settings = norm.affine, norm.track_running_stats, norm.momentum is None
+    kind = (x.device, *kernels.kind(x, activation), given, copies, *settings)
+    if kind not in _found:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            return False  # the trial waits for the device
+        agree = all(works for (device, *_), works in _found.items() if device == x.device)
+        _found[kind] = agree and trial.agrees(kernels.fused, plain, x, norm, activation, given, copies)
+    return _found[kind]
 
 
 def _is_bare(module):
@@ -109,52 +132,3 @@ def _is_transformed():
 @functools.cache
 def _has_triton():
     return importlib.util.find_spec("triton") is not None
-
-
-def _inlined(activation, x):
-    """The activation of such an input for the kernels, or None."""
-    from .triton_activations import FIXED
-
-    if not _is_bare(activation):
-        return None
-    if type(activation) in FIXED:
-        return FIXED[type(activation)](activation)
-    # one that learns says so itself, so that only networks that have it depend on its code
-    form = activation.inlined(x.dtype) if hasattr(type(activation), "inlined") else None
-    if form and (form.learned.shape[0], form.learned.device) != (x.shape[1], x.device):
-        return None
-    return form
-
-
-def _fused(x, norm, activation, *, added=None, residual=None, shift=None, copies=1):
-    """:func:`normalise_activate` by the kernels."""
-    from . import triton_launch
-
-    site = triton_launch.Site(norm, _inlined(activation, x), shift, copies)
-    outputs = triton_launch.normalise_activate(x, added, residual, site)
-    return outputs if copies > 1 else outputs[0]
-
-
-_found = {}  # which kinds of calls have been tried, and whether they agreed
-
-
-def _works(x, norm, activation, *, added, residual, shift, copies):
-    """Whether the kernels of such a call may be used: tried before the first of its kind on a GPU."""
-    if not x.is_cuda:
-        return True
-    given = {"added": added, "residual": residual, "shift": shift}
-    given = frozenset(name for name, tensor in given.items() if tensor is not None)
-    form = _inlined(activation, x)
-    # what kernels are compiled for
-    kind = (
-        *(x.device, x.dtype, x.is_contiguous(), x.shape[1] % 16 == 0),
-        *(form.value, form.sizes, given, copies),
-        *(norm.affine, norm.track_running_stats, norm.momentum is None),
-    )
-    if kind not in _found:
-        if torch.cuda.is_current_stream_capturing():
-            return False  # the trial waits for the device
-        _found[kind] = all(_found.values()) and trial.agrees(
-            _fused, plain, x, norm, activation, given, copies
-        )
-    return _found[kind]

@@ -1,6 +1,6 @@
-"""Whether the Triton kernels give on this machine what torch's own operations do.
+"""Whether the fused layers give on this machine what torch's own operations do.
 
-A driver or a GPU that compiles them wrongly, or not at all, costs speed and a line in the log, no result.
+A compiler, driver or GPU that gets them wrong, or not at all, costs speed and a line in the log, no result.
 """
 
 import copy
@@ -41,7 +41,8 @@ def agrees(run, oracle, x, norm, activation, given, copies):
         alike, reason = False, str(error).partition("\n")[0]
     if not alike:
         log.warning(
-            "Fused layers: the Triton kernels do not work on this GPU (%s); torch's own operations run",
+            "Fused layers do not work on this %s (%s); torch's own operations run",
+            "GPU" if x.is_cuda else "CPU",
             reason,
         )
     return alike
@@ -51,7 +52,8 @@ def _results(code, x, norm, activation, given, copies, dtype):
     """Outputs, gradients and buffers of a call on few random images, the same whatever the dtype."""
     generator = torch.Generator().manual_seed(0)
     channels = x.shape[1]
-    layout = torch.contiguous_format if x.is_contiguous() else torch.channels_last
+    side_by_side = x.is_contiguous(memory_format=torch.channels_last)
+    layout = torch.channels_last if side_by_side else torch.contiguous_format
 
     def numbers(*shape, dtype=torch.float32):
         values = torch.randn(shape, generator=generator)
