@@ -37,8 +37,10 @@ def base():
             "arithmetic": "float32",
             "trainable_dictionary": False,
             "trainable_bandwidth": False,
+            "share": "channel",
         }
     }
+    tiny["training"] |= {"activation_rate": 1.0, "penalties": {"slope": 0.0001}}
     tiny["training"]["batch_size"] = 32
     tiny["training"]["learning_rate"] = {"default": [0.01, 0.1], "kaf": [0.01, 0.2]}
     tiny["training"] |= {

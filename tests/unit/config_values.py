@@ -89,6 +89,7 @@ RIGHT = {
     (*KAF, "arithmetic"): one_of("float32", "float16"),
     (*KAF, "trainable_dictionary"): boolean,
     (*KAF, "trainable_bandwidth"): boolean,
+    (*KAF, "share"): one_of("channel", "layer", "network"),
     (*TRAINING, "adversary", "name"): one_of("fbf"),
     (*TRAINING, "adversary", "eps"): radius,
     (*TRAINING, "adversary", "step"): radius,
@@ -97,6 +98,8 @@ RIGHT = {
     (*TRAINING, "augmentation"): one_of("none", "crop_flip"),
     (*TRAINING, "precision"): one_of("float32", "bfloat16", "float16"),
     (*TRAINING, "momentum"): number(0, 1, below=True),
+    (*TRAINING, "activation_rate"): number(0, 1000),
+    (*TRAINING, "penalties", "slope"): number(0, 1_000_000),
     (*TRAINING, "l2", "conv"): number(0, 1),
     (*TRAINING, "l2", "dense"): number(0, 1),
     (*TRAINING, "learning_rate", "default", 0): number(0, 0.1, above=True),
@@ -167,7 +170,10 @@ CONTAINERS = [
     (*EXPERIMENT, "activation_arguments"),
     KAF,
     TRAINING,
-    *((*TRAINING, name) for name in ("adversary", "l2", "learning_rate", "tail", "monitor", *_OPTIONAL)),
+    *(
+        (*TRAINING, name)
+        for name in ("adversary", "l2", "learning_rate", "penalties", "tail", "monitor", *_OPTIONAL)
+    ),
     (*TRAINING, "learning_rate", "kaf"),
     ("data", "published"),
     ("data", "published", "archives"),

@@ -270,6 +270,10 @@ def test_triton_kernels_compile_for_a_gpu_that_is_not_here(kernel, order, side_b
     types = dict.fromkeys(("x", "y", "g", "grad_x"), "*bf16") | dict.fromkeys(constants, "constexpr")
     types |= dict.fromkeys(("alpha", "dictionary", "bandwidth", "sums"), "*fp32")
     types |= dict.fromkeys(("points", "channels", "stride_c"), "i32")
+    of_base = ("base_weight", "ends", "base_sums", "boundary", "BASE", "TAILS", "NEEDS_BASE")
+    types |= dict.fromkeys(of_base, "constexpr")
+    constants = {**dict.fromkeys(name for name in of_base if name in function.arg_names), **constants}
+    constants |= {name: 0 for name in ("BASE", "TAILS", "NEEDS_BASE") if name in function.arg_names}
     signature = {name: types[name] for name in function.arg_names}
     constants = {(function.arg_names.index(name),): value for name, value in constants.items()}
     compiled = compiler.compile(compiler.ASTSource(function, signature, constants, {}), target=target)

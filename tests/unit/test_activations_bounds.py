@@ -14,7 +14,7 @@ from kafnets.activations.kaf.layer import BANDWIDTHS, BOUNDARIES, HALF_NUMBERS, 
 from kafnets.registry import ACTIVATIONS, is_trainable
 from kafnets.runtime.errors import UserError
 
-FIXED = [name for name in ACTIVATIONS if not is_trainable(name)]
+FIXED = [name for name in ACTIVATIONS if not is_trainable(name) and ACTIVATIONS[name].elementwise]
 BOUNDS = {"boundary": BOUNDARIES, "bandwidth": BANDWIDTHS, "std": (0, MOST_STD), "ridge": RIDGES}
 
 

@@ -102,6 +102,9 @@ def mappings(value, path=()):
 
 
 OPTIONAL = [
+    (*TRAINING, "activation_rate"),
+    (*TRAINING, "penalties"),
+    (*TRAINING, "penalties", "slope"),
     ("data", "cifar10"),
     ("data", "published"),
     ARCHIVE,

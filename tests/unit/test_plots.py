@@ -222,8 +222,9 @@ def test_every_activation_of_the_registry_has_a_look_of_its_own():
     looks = {name: (style.colour(name), style.learns(name)) for name in registry.ACTIVATIONS}
     assert len(set(looks.values())) == len(looks)
     for name in registry.ACTIVATIONS:
-        assert style.marker(name)["marker"] == ("X" if name.startswith("kaf") else "d")
-        assert (style.line(name)["linestyle"] == "-") == name.startswith("kaf")
+        entry = registry.ACTIVATIONS[name]
+        assert style.marker(name)["marker"] == (entry.marker or ("X" if entry.learns else "d"))
+        assert (style.line(name)["linestyle"] == "-") == entry.learns
     assert style.colour("unknown") == style.GREY
 
 

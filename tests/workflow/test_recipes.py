@@ -112,8 +112,8 @@ class Noise(Method):
         return Update(functional.cross_entropy(logits, labels), logits, noisy)
 '''
 
-LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "prelu": "PReLU"}
-LEARNED = {"scaled": 12, "prelu": 2}  # parameters of the activations
+LABELS = {"bent": "Bent line", "scaled": "Scaled tanh", "torch_prelu": "PReLU (torch)"}
+LEARNED = {"scaled": 12, "torch_prelu": 2}  # parameters of the activations
 
 
 def experiment(adversary, activations, **arguments):
@@ -169,7 +169,8 @@ REGISTRY = {
         '"bent": Entry("kafnets.activations.mine:Bent", label="Bent line",'
         ' settings={"slope": {"type": "number"}}),'
         '"scaled": Entry("kafnets.activations.mine:Scaled", label="Scaled tanh", learns=True, per="channel"),'
-        '"prelu": Entry("torch.nn:PReLU", label="PReLU", learns=True, settings={"init": {"type": "number"}}),'
+        '"torch_prelu": Entry("torch.nn:PReLU", label="PReLU (torch)", learns=True,'
+        ' settings={"init": {"type": "number"}}),'
     ),
     "ARCHITECTURES": '"small": Entry("kafnets.models.mine:Small", settings={"width": {"type": "integer"}}),',
     "ADVERSARIES": '"noise": Entry("kafnets.training.methods.mine:Noise", required=("eps",)),',
@@ -194,8 +195,8 @@ def test_in_the_repository(tmp_path):
         registry = registry.replace(f"\n{table} = {{\n", f"\n{table} = {{\n    {line}\n")
     (library / "registry.py").write_text(registry)
     overlay = tmp_path / "overlay.yaml"
-    activations = ["bent", "scaled", "prelu"]
-    config = experiment({"name": "noise", "eps": "8/255"}, activations, prelu={"init": 0.1})
+    activations = ["bent", "scaled", "torch_prelu"]
+    config = experiment({"name": "noise", "eps": "8/255"}, activations, torch_prelu={"init": 0.1})
     config["card"].update(run=["mine"], examples=10)
     overlay.write_text(yaml.safe_dump(config))
     snakemake(folder, "--configfile", overlay)

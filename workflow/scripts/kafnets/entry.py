@@ -52,7 +52,9 @@ class Entry:
         norm: of an attack, which it takes when none is given.
         learns: whether an activation has parameters of its own.
         per: what an activation is made for: "channel" (the number of channels is then its first argument),
-            "layer" (one for each layer) or "network" (one that all layers share).
+            "layer" (one for each layer) or "network" (one that all layers share). Of a class that takes the
+            setting `share` it is that setting's default.
+        decay: of an activation, the weight decay of its parameters.
         elementwise: whether an activation is a function of one number, whose curve can be drawn.
         backend: names the function that tells what computes an activation on a device.
         colour, marker: of an activation in figures; by default a spare colour, and the marker of its kind.
@@ -75,6 +77,7 @@ class Entry:
     norm: str = field(default="linf", repr=False)
     learns: bool = False
     per: str = "layer"
+    decay: float = field(default=0.0, repr=False)
     elementwise: bool = True
     backend: str = ""
     colour: str = field(default="", repr=False)

@@ -18,7 +18,9 @@ from .runtime.errors import UserError
 OWN = "KAFNETS_OWN"
 
 _BOOLEAN = {"type": "boolean"}
+_SHARE = {"share": {"enum": ["channel", "layer", "network"]}}
 _KAF_SETTINGS = {
+    **_SHARE,
     "D": {"type": "integer", "minimum": 2, "maximum": 1000},
     "boundary": {"type": "number", "minimum": 1e-6, "maximum": 1000},
     "bandwidth": {
@@ -50,11 +52,62 @@ def _kaf(label, colour, **arguments):
     )
 
 
+def _kaf_with_base(base, label, colour):
+    kept = ("D", "boundary", "bandwidth", "std", "ridge", "trainable_dictionary", "trainable_bandwidth")
+    free = ("trainable_dictionary", "trainable_bandwidth")
+    fixed = (("tails", "zero"), ("parametrisation", "alpha"))
+    return Entry(
+        "kafnets.activations.kaf.with_base:KAFWithBase",
+        {"base": base},
+        label,
+        settings={
+            **_SHARE,
+            **{name: _KAF_SETTINGS[name] for name in kept},
+            "tails": {"enum": ["zero", "clamp", "linear"]},
+            "parametrisation": {"enum": ["alpha", "values"]},
+        },
+        conflicts=tuple(
+            (name, True, other, only, f"does not go with {name}") for name in free for other, only in fixed
+        ),
+        learns=True,
+        per="channel",
+        backend="kafnets.activations.kaf.functional:active_backend",
+        colour=colour,
+        marker="P",
+    )
+
+
+def _learned(target, label, colour, marker, per="channel", decay=0.0, **settings):
+    return Entry(
+        f"kafnets.activations.{target}",
+        label=label,
+        settings={**_SHARE, **settings},
+        learns=True,
+        per=per,
+        decay=decay,
+        colour=colour,
+        marker=marker,
+    )
+
+
 def _fixed(target, label, colour, **settings):
     return Entry(f"torch.nn:{target}", label=label, colour=colour, settings=settings)
 
 
 _POSITIVE = {"type": "number", "minimum": 1e-6, "maximum": 1000}
+_SCALE = {"type": "number", "minimum": 0.001, "maximum": 1000}
+_ANY_NUMBER = {"type": "number", "minimum": -1000, "maximum": 1000}
+_FEW = {"type": "integer", "minimum": 1, "maximum": 100}
+_START = {"enum": ["identity", "abs", "leaky_relu", "relu", "elu", "tanh", "gelu", "softplus", "swish"]}
+_TAILS = {"enum": ["linear", "clamp"]}
+
+
+def _spline(target, label, colour, marker, knots=3, **settings):
+    knots = {"type": "integer", "minimum": knots, "maximum": 1000}
+    settings = {"knots": knots, "boundary": _SCALE, "init": _START, **settings}
+    return _learned(f"splines:{target}", label, colour, marker, **settings)
+
+
 # The colours are Okabe and Ito's, told apart under every common colour blindness. A fixed activation and the
 # KAF that starts from it share the colour; the line (dashed, solid) or marker tells them apart.
 ACTIVATIONS = {
@@ -69,6 +122,71 @@ ACTIVATIONS = {
     "kaf_elu": _kaf("KAF_ELU", "#E69F00", init="elu"),
     "kaf_swish": _kaf("KAF_Swish", "#009E73", init="swish"),
     "kaf_free": _kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
+    "kaf_identity_base": _kaf_with_base("identity", "x+KAF", "#7F7F7F"),
+    "kaf_relu_base": _kaf_with_base("relu", "ReLU+KAF", "#4FA3DB"),
+    "kaf_elu_base": _kaf_with_base("elu", "ELU+KAF", "#B36B00"),
+    "kaf_silu_base": _kaf_with_base("silu", "Swish+KAF", "#00C494"),
+    "prelu": _learned("prelu:PReLU", "PReLU", "#332288", "o", init=_ANY_NUMBER),
+    "swish_beta": _learned("smooth:SwishBeta", "Swish-beta", "#117733", "s", init=_ANY_NUMBER),
+    "psoftplus": _learned("smooth:PSoftplus", "PSoftplus", "#88CCEE", "^", per="network", init=_SCALE),
+    "pssilu": _learned(
+        "smooth:PSSiLU",
+        *("PSSiLU", "#882255", "v"),
+        per="network",
+        decay=0.0005,  # the authors'
+        a=_SCALE,
+        b={"type": "number", "minimum": 0, "maximum": 0.95},
+        learn_b=_BOOLEAN,
+    ),
+    "smooth_relu": _learned("smooth:SmoothReLU", "SmoothReLU", "#6699CC", "<", per="layer", init=_SCALE),
+    # its authors' decay
+    "apl": _learned("hinges:APL", "APL", "#AA4499", ">", decay=0.001, hinges=_FEW),
+    "splash": _learned(
+        *("hinges:SPLASH", "SPLASH", "#999933", "D"),
+        per="layer",
+        hinges={"type": "array", "minItems": 1, "items": {"type": "number", "minimum": 0}},
+    ),
+    "maxout": _learned("hinges:Maxout", "Maxout", "#661100", "d", pieces={**_FEW, "minimum": 2}),
+    "rational": _learned(
+        *("rational:Rational", "Rational", "#44AA99", "p"),
+        per="layer",
+        version={"enum": ["A", "B"]},
+        init={"enum": ["leaky_relu", "relu", "elu", "tanh", "swish"]},
+    ),
+    "cubic_spline": _spline(
+        *("CubicSpline", "Cubic spline", "#CC6677", "h", 4),
+        basis={"enum": ["catmull_rom", "b_spline"]},
+        tails=_TAILS,
+    ),
+    "linear_spline": _spline("LinearSpline", "Linear spline", "#DDCC77", "*", tails=_TAILS),
+    "lipschitz_spline": _spline("LipschitzSpline", "1-Lipschitz spline", "#5B2A86", "H"),
+    "maxmin": Entry(
+        "kafnets.activations.sorting:MaxMin",
+        label="MaxMin",
+        per="channel",
+        elementwise=False,
+        colour="#F0A0C0",
+    ),
+    # masks its gradient, and is known not to be robust: what an evaluation that works has to show
+    "kwta": Entry(
+        "kafnets.activations.sorting:KWinners",
+        label="k-WTA",
+        elementwise=False,
+        settings={"gamma": {"type": "number", "exclusiveMinimum": 0, "maximum": 1}},
+        colour="#B22222",
+    ),
+}
+
+# What a training may add to its loss: functions of the activation layers (`training.penalties`).
+PENALTIES = {
+    name: Entry(f"kafnets.training.penalties:{name}", label=label)
+    for name, label in {
+        "slope": "alpha' K alpha of KAFs",
+        "tv2": "second-order total variation of linear splines",
+        "saf_start": "squared distance of cubic splines from their start",
+        "pssilu_b": "|b| of PSSiLU",
+        "l2": "sum of squares of the activations' parameters",
+    }.items()
 }
 
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}

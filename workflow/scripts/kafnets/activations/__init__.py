@@ -1,11 +1,20 @@
 """Activations, made by name: fixed ones, and ones that learn, such as kernel activation functions (KAF)."""
 
 import importlib
+from functools import partial
 
 from ..registry import ACTIVATIONS, lookup
 from ..runtime.errors import UserError
 
-__all__ = ["KAF", "active_backend", "create_activation", "functional", "layer_factory", "layers_of"]
+__all__ = [
+    "KAF",
+    "active_backend",
+    "create_activation",
+    "functional",
+    "is_elementwise",
+    "layer_factory",
+    "layers_of",
+]
 
 
 def __getattr__(name):
@@ -23,20 +32,30 @@ def create_activation(name, channels, **arguments):
     Args:
         name: a name of ``kafnets.registry.ACTIVATIONS``.
         channels: channels (or units) at dim 1 of the layer's input.
-        **arguments: override the entry's own, for example ``D=30`` for a KAF.
+        **arguments: override the entry's own, for example ``D=30`` for a KAF. ``share`` of those that learn:
+            ``"channel"``, or ``"layer"``: all channels have the same parameters, or ``"network"``: as
+            ``"layer"`` for this one layer, whose parameters :func:`layer_factory` gives to all others.
 
     Raises:
         ValueError: for an unknown name or a bad argument.
     """
     entry = lookup(ACTIVATIONS, name, "activation")
-    arguments = {**entry.arguments, **arguments}
-    positional = (channels,) if entry.per == "channel" else ()
+    arguments = {**_defaults(entry), **arguments}
+    positional = (channels,) if entry.per == "channel" or _takes_share(entry) else ()
     try:
         layer = entry.load()(*positional, **arguments)
     except TypeError as error:
         raise UserError(f"arguments of {name}: {error}") from None
     layer.activation_name = name  # by which layers_of finds it, in copies of a network too
     return layer
+
+
+def _takes_share(entry):
+    return getattr(entry.load(), "takes_share", False)
+
+
+def _defaults(entry):
+    return {**({"share": entry.per} if _takes_share(entry) else {}), **entry.arguments}
 
 
 def active_backend(name, device):
@@ -50,17 +69,41 @@ def active_backend(name, device):
 def layer_factory(name, arguments=None):
     """What a network calls, with the number of channels, for each of its activation layers.
 
-    A fresh layer each time; of an activation that is made once for the network, the same layer.
+    A fresh layer each time. Where the network shares the parameters, these are the first layer's in all of
+    them; of a class that does not take `share` and is made once for the network, it is the same layer.
 
     Args:
         name: a name of ``kafnets.registry.ACTIVATIONS``.
         arguments (dict, optional): as of :func:`create_activation`.
     """
     arguments = arguments or {}
-    if lookup(ACTIVATIONS, name, "activation").per == "network":
+    entry = lookup(ACTIVATIONS, name, "activation")
+    if _takes_share(entry):
+        shared = {**_defaults(entry), **arguments}["share"] == "network"
+        return _Tied(name, arguments) if shared else partial(_create, name, arguments)
+    if entry.per == "network":
         shared = create_activation(name, None, **arguments)
         return lambda channels: shared
-    return lambda channels: create_activation(name, channels, **arguments)
+    return partial(_create, name, arguments)
+
+
+def _create(name, arguments, channels):
+    return create_activation(name, channels, **arguments)
+
+
+class _Tied:
+    """Makes layers that hold the same parameters."""
+
+    def __init__(self, name, arguments):
+        self.name, self.arguments, self.first = name, arguments, None
+
+    def __call__(self, channels):
+        layer = create_activation(self.name, channels, **self.arguments)
+        if self.first is None:
+            self.first = layer
+        for name, parameter in self.first.named_parameters(recurse=False):
+            setattr(layer, name, parameter)
+        return layer
 
 
 def layers_of(model):

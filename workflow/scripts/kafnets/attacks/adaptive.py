@@ -12,6 +12,8 @@ import copy
 import torch
 from torch import nn
 
+from ..activations import is_elementwise
+from ..activations.base import Learned
 from ..activations.kaf import functional
 from ..activations.kaf.layer import KAF
 from ..registry import ACTIVATIONS
@@ -134,14 +136,17 @@ def with_surrogates(model, backward, *, width=2.0, delta=1.0):
     if backward == "exact":
         return model
     model = copy.deepcopy(model)
-    kinds = tuple({entry.load() for entry in ACTIVATIONS.values() if not entry.own})
-    found = {
+    # layers of create_activation, and others of these classes
+    kinds = tuple({entry.load() for entry in ACTIVATIONS.values() if entry.target.startswith("torch.nn:")})
+    layers = {
         name: layer
         for name, layer in model.named_modules(remove_duplicate=False)
-        if isinstance(layer, kinds) or hasattr(layer, "activation_name")
+        if isinstance(layer, (*kinds, KAF, Learned)) or hasattr(layer, "activation_name")
     }
-    if not found:
+    if not layers:
         raise ValueError("backward: the model has no activation modules whose derivative could be replaced")
+    # where the output at one place depends on the input at others, only silu is a slope that could stand in
+    found = {name: layer for name, layer in layers.items() if backward == "silu" or is_elementwise(layer)}
     made = {}  # a layer that stands in two places stays one
     for name, layer in found.items():
         if layer not in made:
@@ -216,7 +221,7 @@ def widened(layer, width):
     """
     if layer.kernel != "gaussian":
         raise ValueError(f"backward: a KAF with the kernel {layer.kernel} has no bandwidth to widen")
-    alpha, dictionary, gamma = (t.double() for t in (layer.alpha, layer.dictionary, layer.bandwidth))
+    alpha, dictionary, gamma = (t.double() for t in layer.mixture())
     points = dictionary.expand(layer.channels, layer.D)
     low, high = points.amin(1, keepdim=True), points.amax(1, keepdim=True)
     count = _POINTS_PER_SPACING * (layer.D - 1) + 1
@@ -227,6 +232,7 @@ def widened(layer, width):
     normal = design.mT @ design / count + _RIDGE * torch.eye(layer.D, dtype=torch.float64, device=low.device)
     refitted = copy.deepcopy(layer)
     refitted.arithmetic = "float32"
-    refitted.alpha.copy_(torch.linalg.solve(normal, design.mT @ target[:, :, None] / count)[..., 0])
+    solution = torch.linalg.solve(normal, design.mT @ target[:, :, None] / count)[..., 0]
     refitted.bandwidth.div_(width**2)
+    refitted.set_alpha(solution[: layer.rows])
     return refitted

@@ -8,7 +8,7 @@ import json
 import os
 
 from .. import registry
-from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PUBLISHED
+from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PENALTIES, PUBLISHED
 from ..runtime.errors import UserError
 from ..runtime.units import fraction
 from . import own
@@ -148,6 +148,7 @@ def _check_experiment(path, experiment, published, schema):
     choose((*path, "training", "adversary", "name"), adversary["name"], ADVERSARIES)
     where, name = (*path, "training", "adversary"), adversary["name"]
     check_settings(where, adversary, name, ADVERSARIES[name], schema, "name")
+    choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
     for key in ("monitor", "validation", "early_stopping"):
         for radius in ("eps", "step"):
             if radius in training.get(key, {}):

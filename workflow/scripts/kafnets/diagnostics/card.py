@@ -5,6 +5,7 @@ import time
 
 import torch
 
+from ..activations import is_elementwise
 from ..attacks.arguments import as_pixels
 from ..attacks.auto_attack import square
 from ..attacks.base import default_batch_size, device_of, frozen, is_correct, predict
@@ -182,7 +183,9 @@ def _black_box(bench, settings, eps, sources):
 
 def _layer_figures(model, layer):
     module = model.get_submodule(layer["name"])
-    slope, curvature = layers.steepness(module, layer["low"], layer["high"])
+    slope = curvature = math.nan  # of what is no function of one number there are none
+    if is_elementwise(module):
+        slope, curvature = layers.steepness(module, layer["low"], layer["high"])
     return {
         "name": layer["name"],
         "lowest_input": layer["low"].min().item(),

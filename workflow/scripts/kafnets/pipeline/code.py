@@ -37,11 +37,17 @@ def of_step(script, entries=()):
         entries (iterable of Entry): of the registry, of these names: where their code is, and its arguments.
     """
     entries = list(entries)
-    said = {repr((entry.target, sorted(entry.arguments.items()), entry.per)) for entry in entries}
+    said = {repr(_said(entry)) for entry in entries}
     folders = {entry.folder for entry in entries if entry.folder}
     # what a figure or a table says of the user's own names; of the others, too, it may change without notice
     looks = {repr((entry.label, entry.colour, entry.marker)) for entry in ACTIVATIONS.values() if entry.own}
     return _of_step(script, modules_of(entries), *(tuple(sorted(one)) for one in (folders, said, looks)))
+
+
+def _said(entry):
+    """What an entry says that results depend on; a decay only where there is one."""
+    decay = (entry.decay,) if entry.decay else ()
+    return entry.target, sorted(entry.arguments.items()), entry.per, *decay
 
 
 def modules_of(entries):

@@ -249,6 +249,7 @@ class Grid:
                 training = self.experiment(wildcards)["training"]
                 entries.append(registry.ADVERSARIES[training["adversary"]["name"]])
                 entries += [entry for name, entry in registry.AROUND.items() if name in training]
+                entries += [registry.PENALTIES[name] for name in training.get("penalties", {})]
             return code.of_step(script, entries)
 
         return of_cell

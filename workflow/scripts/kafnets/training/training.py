@@ -10,7 +10,7 @@ from ..models.create import count_parameters, create_model
 from ..registry import AROUND
 from ..runtime.errors import UserError
 from ..runtime.graphs import Replayed
-from . import fusing, nonfinite
+from . import fusing, groups, nonfinite
 from .averaging import Averaged
 from .batches import create_batches
 from .methods.base import Network, create_method
@@ -43,32 +43,34 @@ def initial_model(settings):
     )
 
 
-def parameter_groups(model, l2):
-    """The optimiser's groups: kernels with their L2 penalty, everything else without.
+def parameter_groups(model, l2, activation_rate=1.0):
+    """The optimiser's groups: kernels with their L2 penalty, activations, and everything else without.
 
     Args:
-        model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases, normalisations and
-            whatever belongs to an activation are never penalised.
+        model (nn.Module): its `Conv2d` and `Linear` weights are the kernels; biases and normalisations are
+            never penalised, and what belongs to an activation has the weight decay of its entry.
         l2 (dict): `conv` and `dense`, the factor of the *sum of squares* added to the loss. Its gradient is
             2 l2 w, hence torch's weight decay is twice that factor.
+        activation_rate (float): the activations' learning rate over the network's.
     """
     kernels = {"conv": [], "dense": []}
-    of_activations = {part for layer in layers_of(model).values() for part in layer.modules()}
-    for module in (module for module in model.modules() if module not in of_activations):
+    inside = {part for layer in layers_of(model).values() for part in layer.modules()}
+    for module in (module for module in model.modules() if module not in inside):
         if isinstance(module, nn.Conv2d):
             kernels["conv"].append(module.weight)
         elif isinstance(module, nn.Linear):
             kernels["dense"].append(module.weight)
-    penalised = {id(weight) for weights in kernels.values() for weight in weights}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in penalised]
-    groups = {}
-    for decay, parameters in (
-        (2 * l2["conv"], kernels["conv"]),
-        (2 * l2["dense"], kernels["dense"]),
-        (0.0, rest),
-    ):
-        groups.setdefault(decay, []).extend(parameters)  # each group is updated by kernels of its own
-    return [{"params": group, "weight_decay": decay} for decay, group in groups.items() if group]
+    decays = {weight: 2 * l2[kind] for kind, weights in kernels.items() for weight in weights}
+    of_activations = groups.decays(model)
+    found = {}  # each group is updated by kernels of its own: as few as there are decays and rates
+    for parameter in [*decays, *of_activations, *model.parameters()]:
+        factor = activation_rate if parameter in of_activations else 1.0
+        key = decays.get(parameter, of_activations.get(parameter, 0.0)), factor
+        found.setdefault(key, {})[parameter] = None
+    return [
+        {"params": list(parameters), "weight_decay": decay, groups.FACTOR: factor}
+        for (decay, factor), parameters in found.items()
+    ]
 
 
 def _is_dense(tensor):
@@ -100,7 +102,9 @@ class Training:
         self.parameters = count_parameters(model)
         self.model = model.to(device, memory_format=torch.channels_last).train()
         # deferred: the rate is read on the device, and an update that is not finite is left out there
-        self.rate = torch.zeros((), device=device) if self.deferred else 0.0
+        self.rates = groups.Rates(groups.factor_of(self.options), device if self.deferred else None)
+        self.clipped = groups.limits(self.model)
+        self.penalised = groups.Penalised(self.model, self.options.get("penalties", {}))
         self.optimizer = self._optimizer()
         precision = PRECISIONS[self.options["precision"]] if device.type == "cuda" else None
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
@@ -134,11 +138,12 @@ class Training:
 
     def _optimizer(self):
         optimizer = torch.optim.SGD(
-            parameter_groups(self.model, self.options["l2"]),
-            lr=self.rate,
+            parameter_groups(self.model, self.options["l2"], groups.factor_of(self.options)),
+            lr=self.rates.values[1.0],
             momentum=self.options["momentum"],
             fused=self.deferred or None,
         )
+        self.rates.give(optimizer)
         if self.options["momentum"]:
             # the fused optimiser would begin with whatever lies in memory when the first update is left out
             for parameter in self.model.parameters():
@@ -160,11 +165,7 @@ class Training:
             UserError: when the loss or a gradient is not finite; names epoch, step and layer. Deferred, such
                 an update is left out and :meth:`check` raises.
         """
-        if self.deferred:
-            self.rate.fill_(learning_rate)
-        else:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+        self.rates.set(self.optimizer, learning_rate)
         if not self.tried:
             self.tried = True
             self.network.passes = fusing.tried(self.network, *self.batches.untouched(rows))
@@ -181,11 +182,12 @@ class Training:
         """One update of the weights by unperturbed images, at the rate that is set; see :meth:`step`."""
         update = self.method.update(self.network, images, labels, self.method_state)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.scaler.scale(update.loss)
+        loss = self.scaler.scale(self.penalised(update.loss))
         loss.backward(self.network.one_like(loss))
         update.after_backward()
         self.scaler.unscale_(self.optimizer)
         norm = self._norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        groups.clip(self.clipped)
         loss = update.loss.detach()
         bad = self.watch.see(loss, norm, update.images.detach())
         if not self.deferred:
@@ -229,7 +231,7 @@ class Training:
     def _changed(self):
         """All tensors that a step changes, in groups of a kind."""
         buffers = list(self.model.buffers())
-        groups = [
+        kinds = [
             self.model.parameters(),
             [buffer for buffer in buffers if buffer.is_floating_point()],
             [buffer for buffer in buffers if not buffer.is_floating_point()],
@@ -239,7 +241,7 @@ class Training:
             self.method_state.values(),
             self.averaged.tensors if self.averaged is not None else [],
         ]
-        return [[tensor.detach() for tensor in group if tensor is not None] for group in groups]
+        return [[tensor.detach() for tensor in kind if tensor is not None] for kind in kinds]
 
     def state(self):
         """All that the next step depends on."""
@@ -267,8 +269,7 @@ class Training:
         if self.averaged is not None:
             torch._foreach_copy_(self.averaged.tensors, state["averaged"])
         if self.deferred:
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate
+            self.rates.give(self.optimizer)
         if self.device.type == "cuda" and "cuda_random" in state:
             torch.cuda.set_rng_state(state["cuda_random"], self.device)
         torch.set_rng_state(state["random"])

@@ -83,20 +83,20 @@ def forward(x, alpha, dictionary, bandwidth, kernel):
     """y = sum_i alpha_i exp(-gamma (x - d_i)^2)."""
     mixture = _mixture(alpha, dictionary, bandwidth)
     grid, coefficients = _table(mixture, slope=False)
-    return _run(x, None, grid, coefficients, mixture, derivative=False, adjoint=False)[0]
+    return run(x, None, grid, coefficients, mixture, derivative=False, adjoint=False)[0]
 
 
 def backward(grad, x, alpha, dictionary, bandwidth, kernel, needs):
     """Gradients of x, alpha, dictionary and bandwidth; `needs` holds four booleans, the rest are None."""
     mixture = _mixture(alpha, dictionary, bandwidth)
     grid, slope = _table(mixture, slope=True) if needs[0] else (_sampling(mixture)[0], None)
-    grad_x, cotangent = _run(x, grad, grid, slope, mixture, derivative=True, adjoint=any(needs[1:]))
+    grad_x, cotangent, _ = run(x, grad, grid, slope, mixture, derivative=True, adjoint=any(needs[1:]))
     if cotangent is None:
         return grad_x, None, None, None
     _, basis = _sampling(mixture)
     if basis is not None and not any(needs[2:]):
         return grad_x, (cotangent @ basis.kappa.T).to(alpha.dtype), None, None
-    by_alpha, by_dictionary, by_bandwidth = _parameter_gradients(cotangent, grid, mixture)
+    by_alpha, by_dictionary, by_bandwidth = parameter_gradients(cotangent, grid, mixture)
     return (
         grad_x,
         by_alpha.to(alpha.dtype) if needs[1] else None,
@@ -109,14 +109,14 @@ def _mixture(alpha, dictionary, bandwidth):
     return Mixture(*(t.detach().double().contiguous() for t in (alpha, dictionary, bandwidth)))
 
 
-def _parameter_gradients(cotangent, grid, mixture):
+def parameter_gradients(cotangent, grid, mixture, **of_base):
     """Chain rule at the nodes: per-channel gradients of alpha, dictionary and bandwidth."""
     zeroth, first, second = torch.empty(3, *mixture.alpha.shape, dtype=torch.float64)
-    call = _call(mixture.alpha.shape[0], grid, mixture)
+    call = _call(mixture.alpha.shape[0], grid, mixture, **of_base)
     tensors = (_sampling_scheme()[0], cotangent, zeroth, first, second)
     _library().piecewise_project(ctypes.byref(call), *(t.data_ptr() for t in tensors))
-    gamma = mixture.bandwidth.reshape(-1, 1)
-    return zeroth, 2 * gamma * mixture.alpha * first, -(mixture.alpha * second).sum(1)
+    by_dictionary = 2 * mixture.bandwidth.reshape(-1, 1) * mixture.alpha * first
+    return zeroth, by_dictionary, -(mixture.alpha * second).sum(1)
 
 
 # -- tables --------------------------------------------------------------------------------------------------
@@ -127,11 +127,15 @@ def _table(mixture, slope):
     grid, basis = _sampling(mixture)
     if basis is not None:
         return grid, (mixture.alpha @ (basis.slope if slope else basis.value)).float()
+    return grid, interpolated(grid, mixture, derivative=slope)
+
+
+def interpolated(grid, mixture, **fields):
+    """The coefficients where the channels have dictionaries or bandwidths of their own."""
     table = torch.empty(mixture.alpha.shape[0], _NODES * grid.cells)
-    call = _call(len(table), grid, mixture, derivative=slope)
-    tensors = (*_sampling_scheme(), table)
+    call, tensors = _call(len(table), grid, mixture, **fields), (*_sampling_scheme(), table)
     _library().piecewise_interpolate(ctypes.byref(call), *(t.data_ptr() for t in tensors))
-    return grid, table
+    return table
 
 
 def _sampling(mixture):
@@ -254,6 +258,9 @@ class _Call(ctypes.Structure):
             )
         ),
         *((name, ctypes.c_int32) for name in ("derivative", "interleaved", "threads")),
+        *((name, ctypes.c_void_p) for name in ("weight", "ends", "outside")),
+        ("boundary", ctypes.c_double),
+        *((name, ctypes.c_int32) for name in ("base", "tails", "edges")),
     )
 
 
@@ -276,8 +283,9 @@ def _address(tensor):
     return 0 if tensor is None else tensor.data_ptr()
 
 
-def _run(x, grad, grid, table, mixture, *, derivative, adjoint):
-    """p(x), times grad if given (None without a table), and the cotangents (C, cells * 7) if asked for."""
+def run(x, grad, grid, table, mixture, *, derivative, adjoint, **of_base):
+    """p(x), times grad if given (None without a table); if asked for the cotangents (C, cells * 7), and with
+    the fields of a base the sums (C, 5) over what lies outside the cells."""
     library = _library()
     interleaved = x.dim() == 2 or (not x.is_contiguous() and x.movedim(1, -1).is_contiguous())
     layout = (lambda t: t.movedim(1, -1).contiguous()) if interleaved else (lambda t: t.contiguous())
@@ -298,18 +306,22 @@ def _run(x, grad, grid, table, mixture, *, derivative, adjoint):
         batch=batch,
         positions=math.prod(x.shape[2:]),
         interleaved=interleaved,
+        **{name: v.data_ptr() if torch.is_tensor(v) else v for name, v in of_base.items()},
     )
-    cotangents = None
+    cotangents = outside = None
     if adjoint:
         blocks = library.piecewise_blocks(ctypes.byref(call))
         cotangents = torch.empty(blocks, channels, grid.cells * _NODES, dtype=torch.float64)
         call.cotangents = cotangents.data_ptr()
+        if of_base:
+            outside = torch.zeros(blocks, channels, 5, dtype=torch.float64)
+            call.outside = outside.data_ptr()
     library.piecewise_run(ctypes.byref(call))
     if y is not None:
         y = _laid_out_like(x, y.movedim(-1, 1) if interleaved else y)
     if cotangents is not None:
         cotangents = cotangents[0] if len(cotangents) == 1 else cotangents.sum(0)
-    return y, cotangents
+    return y, cotangents, None if outside is None else outside.sum(0)
 
 
 def _laid_out_like(x, y):

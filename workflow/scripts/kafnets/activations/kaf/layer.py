@@ -14,6 +14,7 @@ from .kernels import KERNELS
 # gamma = 1 / (factor * Delta^2), Delta the distance between neighbouring dictionary points.
 BANDWIDTH_RULES = {"thesis": 6.0, "reference": 8.0}
 ARITHMETICS = ("float32", "float16")
+SHARES = ("channel", "layer", "network")
 
 # float32 holds 1e-38 to 3e38. Second derivatives hold gamma^2 and 1 / gamma^2: gamma keeps to the square root
 # of that range. It is some 1 / Delta^2, and Delta = 2 boundary / (D - 1).
@@ -67,12 +68,15 @@ class KAF(nn.Module):
         device, dtype: of the parameters; narrower than float32, they are held in float32, which
             ``half()``, ``bfloat16()`` and ``to(dtype)`` do not change either: a ridge start has coefficients
             of size 70 that cancel, and rounded to bfloat16 the function would be off by 0.3.
+        share: ``"channel"``: each has its own parameters; ``"layer"``: one set for all; ``"network"``: one
+            set too, which :func:`kafnets.activations.layer_factory` ties over all layers of a network.
+            Default: ``"channel"``
 
     Shape:
         - Input: :math:`(N, C, *)`, channels at dim 1, any number of further dimensions
         - Output: :math:`(N, C, *)`, same shape, dtype and memory format as the input
         - alpha: :math:`(C, D)`; dictionary: :math:`(D)`, or :math:`(C, D)` when trainable; bandwidth:
-          :math:`()`, or :math:`(C)` when trainable
+          :math:`()`, or :math:`(C)` when trainable; 1 for :math:`C` where the channels share them
 
     Works under torch.compile, torch.func (vmap, grad, jvp, hessian, ...) and forward-mode differentiation.
     Exported, by torch.export, torch.onnx or torch.jit.trace, it is the formula in torch's own operations,
@@ -91,6 +95,8 @@ class KAF(nn.Module):
     functions for neural networks*, Neural Networks 110, 2019.
     """
 
+    takes_share = True
+
     def __init__(
         self,
         channels,
@@ -107,9 +113,11 @@ class KAF(nn.Module):
         arithmetic="float32",
         device=None,
         dtype=None,
+        share="channel",
     ):
         super().__init__()
         _require(_is_count(channels, 1), "channels", "a positive integer", channels)
+        _require(share in SHARES, "share", f"one of {', '.join(SHARES)}", share)
         _require(_is_count(D, 2, MOST_POINTS), "D", f"an integer from 2 to {MOST_POINTS}", D)
         _require_between("boundary", boundary, BOUNDARIES)
         rules = isinstance(bandwidth, str) and bandwidth in BANDWIDTH_RULES
@@ -134,6 +142,7 @@ class KAF(nn.Module):
         if backend is not None:
             functional.check_backend(backend)
         self.channels, self.D, self.boundary = int(channels), int(D), float(boundary)
+        self.share, self.rows = share, int(channels) if share == "channel" else 1
         self.std, self.ridge, self.kernel, self.backend = float(std), float(ridge), kernel, backend
         self._gamma = _bandwidth_rule(bandwidth, self.boundary, self.D) if rules else float(bandwidth)
         self.arithmetic = arithmetic
@@ -151,15 +160,15 @@ class KAF(nn.Module):
         is_real = isinstance(dtype, torch.dtype) and dtype.is_floating_point
         _require(is_real, "dtype", "a floating-point dtype of torch", dtype)
         factory = {"device": device, "dtype": _at_least_float32(dtype)}
-        self.alpha = nn.Parameter(torch.empty(channels, D, **factory))
+        self.alpha = nn.Parameter(torch.empty(self.rows, D, **factory))
         self._hold("dictionary", trainable_dictionary, (D,), factory)
         self._hold("bandwidth", trainable_bandwidth, (), factory)
         self.reset_parameters()
 
     def _hold(self, name, trainable, shape, factory):
-        """Registers `name` as a parameter per channel, or as a buffer that all channels share."""
+        """Registers `name` as a parameter per channel (or row), or as a buffer that all channels share."""
         if trainable:
-            setattr(self, name, nn.Parameter(torch.empty(self.channels, *shape, **factory)))
+            setattr(self, name, nn.Parameter(torch.empty(self.rows, *shape, **factory)))
         else:
             self.register_buffer(name, torch.empty(shape, **factory))
 
@@ -216,8 +225,28 @@ class KAF(nn.Module):
             "_spaced": None,
         }  # they hold for the tensors where they lie now
 
+    def mixture(self):
+        """alpha (C, D), dictionary and bandwidth as :func:`.functional.kaf` takes them."""
+        if self.rows == self.channels:
+            return self.alpha, self.dictionary, self.bandwidth
+        dictionary = self.dictionary if self.dictionary.dim() == 1 else self.dictionary[0]
+        bandwidth = self.bandwidth if self.bandwidth.dim() == 0 else self.bandwidth[0]
+        return self.alpha.expand(self.channels, self.D), dictionary, bandwidth
+
+    def squared_norm(self):
+        r""":math:`\alpha^\top K \alpha` of each channel, (C,): of the kernels' sum in their own space."""
+        alpha, dictionary, gamma = self.mixture()
+        offsets = dictionary.unsqueeze(-1) - dictionary.unsqueeze(-2)
+        gram = KERNELS[self.kernel].value(offsets, gamma.reshape(-1, 1, 1))
+        return torch.einsum("ci,cij,cj->c", alpha, gram.expand(len(alpha), -1, -1), alpha)
+
+    @torch.no_grad()
+    def set_alpha(self, alpha):
+        """Takes these coefficients."""
+        self.alpha.copy_(alpha)
+
     def forward(self, x):
-        parameters = (self.alpha, self.dictionary, self.bandwidth)
+        parameters = self.mixture()
         if self.arithmetic == "float16":
             table = None if functional.needs_plain_steps() else self._table()
             return half.kaf(x, table, *parameters, self.kernel, self.backend)
@@ -260,7 +289,7 @@ class KAF(nn.Module):
         Fused optimisers and replays of a CUDA graph change parameters and do not count it, and to compare
         values would wait for the device: in a training the table is made in every pass.
         """
-        parameters = [p.detach() for p in (self.alpha, self.dictionary, self.bandwidth)]
+        parameters = [p.detach() for p in self.mixture()]
         learning = torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())
         with torch.no_grad():
             if self.training or learning or any(p.is_inference() for p in parameters):
@@ -286,6 +315,8 @@ class KAF(nn.Module):
         for name in ("dictionary", "bandwidth"):
             if isinstance(getattr(self, name), nn.Parameter):
                 text += f", trainable_{name}=True"
+        if self.share != "channel":
+            text += f", share={self.share}"
         return text
 
 
@@ -295,7 +326,7 @@ def _target_function(init):
         return init
     if init == "normal":
         return None
-    fixed = [name for name in ACTIVATIONS if not is_trainable(name)]
+    fixed = [name for name in ACTIVATIONS if not is_trainable(name) and ACTIVATIONS[name].elementwise]
     _require(init in fixed, "init", f"'normal', a callable or one of {', '.join(fixed)}", init)
     entry = ACTIVATIONS[init]
     return entry.load()(**entry.arguments)

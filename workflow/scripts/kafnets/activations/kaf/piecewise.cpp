@@ -5,7 +5,11 @@
 // channel in each of 8 * cells finer cells, the cotangent times v^0 ... v^3, with v the place in the fine cell,
 // and turns these moments into the cotangents of the 7 node values that each cell's polynomial interpolates:
 // all that a gradient with respect to whatever shaped the function needs to know of the points. Points outside
-// the cells are rare; `Tail` says what holds there.
+// the cells are rare; `tail_value` says what holds there.
+//
+// A cell ends where the next one begins, so that with `edges` at a kink on either side of it another polynomial
+// holds: a Gaussian mixture plus w b(x), with b the identity, ReLU, ELU or SiLU, is such a function too, and so is
+// one that is continued from +-boundary on. The kink itself belongs to the cell on its left.
 //
 // Plain C interface, no dependencies, so that any C++ compiler builds it in seconds. Every sum is cut into
 // blocks by the shape alone: results do not depend on the number of threads.
@@ -73,6 +77,15 @@ struct PiecewiseCall {
   int64_t cells, terms, batch, channels, positions;
   int32_t derivative;         // the polynomials are of the derivative of the mixture
   int32_t interleaved, threads;
+  // Of a mixture with a base; all 0 for one without.
+  const double* weight;       // (channels): w
+  const double* ends;         // (channels, 4): the mixture's value and slope at -boundary and at boundary
+  double* outside;            // (blocks, channels, 5), zero at first: of the points outside the cells the sums of
+                              // g b(x), and left and right of g and of g (x -+ boundary)
+  double boundary;
+  int32_t base;               // 1: identity, 2: ReLU, 3: ELU, 4: SiLU
+  int32_t tails;              // of the mixture from +-boundary on. 0: as it is, 1: constant, 2: linear
+  int32_t edges;              // cell k is on (first + k, first + k + 1] / inverse_width
 };
 }
 
@@ -87,8 +100,25 @@ inline float multiply_add(float a, float b, float c) {
 #endif
 }
 
-float tail_value(const PiecewiseCall& call, int64_t channel, float x) {
-  if (std::isnan(x)) return x;
+// The base, or its derivative.
+double base_value(const PiecewiseCall& call, double x) {
+  const bool slope = call.derivative;
+  if (call.base == 1) return slope ? 1 : x;
+  if (call.base == 2) return x > 0 ? (slope ? 1 : x) : 0;
+  if (call.base == 3) return x > 0 ? (slope ? 1 : x) : slope ? std::exp(x) : std::expm1(x);
+  const double sigma = 1 / (1 + std::exp(-x));
+  if (slope) return sigma * (1 + (std::isinf(x) ? 0 : x * (1 - sigma)));
+  return sigma == 0 ? 0 : x * sigma;
+}
+
+double mixture_beyond(const PiecewiseCall& call, int64_t channel, double x) {
+  const double* end = call.ends + channel * 4 + (x > 0 ? 2 : 0);
+  if (call.tails == 1) return call.derivative ? 0 : end[0];
+  if (call.derivative) return end[1];
+  return end[1] == 0 ? end[0] : end[0] + end[1] * (x - std::copysign(call.boundary, x));
+}
+
+double mixture_value(const PiecewiseCall& call, int64_t channel, double x) {
   const double* d = call.dictionary + channel * call.dictionary_stride;
   const double* a = call.alpha + channel * call.terms;
   const double gamma = call.bandwidth[channel * call.bandwidth_stride];
@@ -99,7 +129,24 @@ float tail_value(const PiecewiseCall& call, int64_t channel, float x) {
     if (!(exponent < 104)) continue;  // 0 in float
     sum += a[i] * std::exp(-exponent) * (call.derivative ? -2 * gamma * u : 1.0);
   }
+  return sum;
+}
+
+float tail_value(const PiecewiseCall& call, int64_t channel, float x) {
+  if (std::isnan(x)) return x;
+  double sum = call.tails ? mixture_beyond(call, channel, x) : mixture_value(call, channel, x);
+  if (call.base) sum += call.weight[channel] * base_value(call, x);
   return static_cast<float>(sum);
+}
+
+// What a point outside the cells adds to the gradients of a mixture with a base.
+void add_outside(const PiecewiseCall& call, float x, float g, double* sums) {
+  PiecewiseCall value = call;
+  value.derivative = 0;
+  sums[0] += g * base_value(value, x);
+  double* side = sums + (x > 0 ? 3 : 1);
+  side[0] += g;
+  side[1] += g * (x - std::copysign(call.boundary, static_cast<double>(x)));
 }
 
 struct Piece {  // one channel's polynomials
@@ -130,12 +177,16 @@ inline int64_t copy_stride(int64_t cells) { return cells * kFine * kMoments + 48
 #if defined(__AVX512F__)
 
 // The polynomials at xs, and which of them are not within the cells; coefficient(k, cell) finds those of power k.
-template <typename Coefficient>
+template <bool kEdges, typename Coefficient>
 inline __m512 polynomials(__m512 xs, __m512 inverse, __m512 offset, __m512i cells, __mmask16 valid,
                           const Coefficient& coefficient, __mmask16& outside) {
-  const __m512 rounded = _mm512_fmadd_ps(xs, inverse, offset);
-  const __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
-  const __m512i cell = _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(kMagicBits));
+  const __m512 rounded =
+      kEdges ? _mm512_fmadd_round_ps(xs, inverse, offset, _MM_FROUND_TO_POS_INF | _MM_FROUND_NO_EXC)
+             : _mm512_fmadd_ps(xs, inverse, offset);
+  __m512 u = _mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(rounded, offset));
+  if (kEdges) u = _mm512_add_ps(u, _mm512_set1_ps(0.5f));
+  const __m512i cell =
+      _mm512_sub_epi32(_mm512_castps_si512(rounded), _mm512_set1_epi32(kMagicBits + (kEdges ? 1 : 0)));
   outside = _mm512_mask_cmpge_epu32_mask(valid, cell, cells);
   __m512 value = coefficient(kCoefficients - 1, cell);
 #pragma GCC unroll 8
@@ -144,7 +195,7 @@ inline __m512 polynomials(__m512 xs, __m512 inverse, __m512 offset, __m512i cell
 }
 
 // y[i] = p(x[i]), times g[i] if kTimes. kTable: 32 cells, whose coefficients stay in registers.
-template <bool kTable, bool kTimes>
+template <bool kTable, bool kTimes, bool kEdges>
 void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
                   int64_t n) {
   const __m512 inverse = _mm512_set1_ps(piece.inverse_width), offset = _mm512_set1_ps(piece.offset);
@@ -161,7 +212,7 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
       return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), valid & ~outside, cell,
                                       piece.coefficients + k * piece.cells, 4);
     };
-    return polynomials(xs, inverse, offset, cells, valid, coefficient, outside);
+    return polynomials<kEdges>(xs, inverse, offset, cells, valid, coefficient, outside);
   };
   __mmask16 outside;
   int64_t i = 0;
@@ -183,16 +234,19 @@ void evaluate_run(const Piece& piece, const PiecewiseCall& call, const float* x,
 
 void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
               int64_t n) {
-  const bool table = piece.cells == 32;
-  auto* run = table ? (g ? evaluate_run<true, true> : evaluate_run<true, false>)
-                    : (g ? evaluate_run<false, true> : evaluate_run<false, false>);
-  run(piece, call, x, g, y, n);
+  decltype(&evaluate_run<true, true, true>) runs[2][2][2] = {
+      {{evaluate_run<false, false, false>, evaluate_run<false, false, true>},
+       {evaluate_run<false, true, false>, evaluate_run<false, true, true>}},
+      {{evaluate_run<true, false, false>, evaluate_run<true, false, true>},
+       {evaluate_run<true, true, false>, evaluate_run<true, true, true>}}};
+  runs[piece.cells == 32][g != nullptr][call.edges != 0](piece, call, x, g, y, n);
 }
 
-// sums (kCopies, fine cells, kMoments) += the moments of g at x.
-void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, float* sums) {
+// sums (kCopies, fine cells, kMoments) += the moments of g at x; `beyond` gets what add_outside says, if not null.
+void add_moments(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, int64_t n,
+                 float* sums, double* beyond) {
   const int64_t copy = copy_stride(piece.cells);
-  const float fine_offset = kMagic - (kFine * (kMagic - piece.offset) - kFine / 2);
+  const float fine_offset = kMagic - (kFine * (kMagic - piece.offset) - (call.edges ? 0 : kFine / 2));
   const __m512 inverse = _mm512_set1_ps(kFine * piece.inverse_width), offset = _mm512_set1_ps(fine_offset);
   const __m512 half = _mm512_set1_ps(0.5f);
   const __m512i magic = _mm512_set1_epi32(kMagicBits), zero = _mm512_setzero_si512();
@@ -207,6 +261,9 @@ void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, 
     const __mmask16 inside = _mm512_mask_cmplt_epu32_mask(valid, cell, cells);
     // A NaN must reach the sums; a point far outside has nothing to add.
     const __mmask16 counts = inside | _mm512_mask_cmp_ps_mask(valid, xs, xs, _CMP_UNORD_Q);
+    if (beyond && __builtin_expect(valid & ~counts, 0))
+      for (int k = 0; k < 16; ++k)
+        if ((valid & ~counts) >> k & 1) add_outside(call, x[i + k], g[i + k], beyond);
     __m512 v = _mm512_sub_ps(_mm512_fmsub_ps(xs, inverse, _mm512_sub_ps(floor, offset)), half);
     v = _mm512_maskz_mov_ps(counts, v);
     const __m512 m0 = _mm512_maskz_loadu_ps(counts, g + i);
@@ -252,7 +309,7 @@ inline void transpose(__m512 rows[16]) {
 
 // 16 channels, whose values lie side by side, at 16 points; 32 cells each. What is read, computed and written here
 // overlaps, as it does not where a tile is gathered, evaluated and written back.
-template <bool kTimes>
+template <bool kTimes, bool kEdges>
 void evaluate_block(const Piece* pieces, const PiecewiseCall& call, const float* x, const float* g, float* y) {
   const __m512i cells = _mm512_set1_epi32(32);
   __m512 rows[16];
@@ -265,7 +322,7 @@ void evaluate_block(const Piece* pieces, const PiecewiseCall& call, const float*
     const auto coefficient = [&](int k, __m512i cell) {
       return _mm512_permutex2var_ps(_mm512_loadu_ps(table + k * 32), cell, _mm512_loadu_ps(table + k * 32 + 16));
     };
-    rows[c] = polynomials(rows[c], _mm512_set1_ps(pieces[c].inverse_width), _mm512_set1_ps(pieces[c].offset),
+    rows[c] = polynomials<kEdges>(rows[c], _mm512_set1_ps(pieces[c].inverse_width), _mm512_set1_ps(pieces[c].offset),
                           cells, 0xFFFF, coefficient, outside[c]);
     any |= outside[c];
   }
@@ -290,7 +347,8 @@ bool is_blocks(const PiecewiseCall& call) {
 // All channels at some points, then at the next ones: a cache line is not fetched once for each 16 channels.
 void evaluate_blocks(const PiecewiseCall& call) {
   const int64_t points = call.batch * call.positions;
-  auto* block = call.g ? evaluate_block<true> : evaluate_block<false>;
+  auto* block = call.edges ? (call.g ? evaluate_block<true, true> : evaluate_block<false, true>)
+                           : (call.g ? evaluate_block<true, false> : evaluate_block<false, false>);
 #pragma omp parallel for num_threads(call.threads) schedule(static)
   for (int64_t start = 0; start < points; start += kTile)
     for (int64_t c0 = 0; c0 < call.channels; c0 += 16) {
@@ -316,13 +374,18 @@ inline void transpose_block(const float* from, int64_t from_stride, float* to, i
 void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, float* y,
               int64_t n) {
   const float* table = piece.coefficients;
+  const bool edges = call.edges;
   for (int64_t start = 0; start < n; start += kTile) {
     const int count = static_cast<int>(std::min<int64_t>(32, n - start));
     int32_t outside[32];
 #pragma omp simd
     for (int i = 0; i < count; ++i) {
-      const float rounded = multiply_add(x[start + i], piece.inverse_width, piece.offset);
-      const float u = multiply_add(x[start + i], piece.inverse_width, piece.offset - rounded);
+      float rounded = multiply_add(x[start + i], piece.inverse_width, piece.offset);
+      float u = multiply_add(x[start + i], piece.inverse_width, piece.offset - rounded);
+      // the least integer not below, where the place itself tells on which side of the nearest one it is
+      const bool below = edges && u <= 0, above = edges && u > 0;
+      u += below ? 0.5f : above ? -0.5f : 0.0f;
+      rounded -= below ? 1 : 0;
       int32_t cell;
       std::memcpy(&cell, &rounded, 4);
       cell -= kMagicBits;
@@ -338,14 +401,18 @@ void evaluate(const Piece& piece, const PiecewiseCall& call, const float* x, con
   }
 }
 
-void add_moments(const Piece& piece, const float* x, const float* g, int64_t n, float* sums) {
+void add_moments(const Piece& piece, const PiecewiseCall& call, const float* x, const float* g, int64_t n,
+                 float* sums, double* beyond) {
   const int64_t fine = piece.cells * kFine, copy = copy_stride(piece.cells);
-  const float first = kFine * (kMagic - piece.offset) - kFine / 2;
+  const float first = kFine * (kMagic - piece.offset) - (call.edges ? 0 : kFine / 2);
   for (int64_t i = 0; i < n; ++i) {
     const float inverse = kFine * piece.inverse_width;
     const float floor = std::floor(x[i] * inverse), cell = floor - first;
     const bool inside = cell >= 0 && cell < fine;
-    if (!inside && !std::isnan(x[i])) continue;
+    if (!inside && !std::isnan(x[i])) {
+      if (beyond) add_outside(call, x[i], g[i], beyond);
+      continue;
+    }
     float* sum = sums + (i % kCopies) * copy + (inside ? static_cast<int64_t>(cell) * kMoments : 0);
     const float v = multiply_add(x[i], inverse, -floor) - 0.5f;
     float term = g[i];
@@ -396,11 +463,13 @@ void move_tile(const PiecewiseCall& call, float* tensor, int64_t c0, int64_t lan
 struct Sums {
   float* sums;
   double* total;
+  const PiecewiseCall* call;
+  double* beyond;
   int64_t cells, pending = 0;
 
   void add(const Piece& piece, const float* x, const float* g, int64_t n) {
     if (pending + n > kFlush) flush();
-    add_moments(piece, x, g, n, sums);
+    add_moments(piece, *call, x, g, n, sums, beyond);
     pending += n;
   }
 
@@ -508,7 +577,8 @@ struct Worker {
     const int64_t lanes = std::min(plan.group, call.channels - c0);
     for (int64_t c = 0; c < lanes; ++c) {
       pieces[c] = piece_of(call, c0 + c);
-      moments[c] = {sums + c * copies, totals + c * size, call.cells};
+      double* beyond = call.outside ? call.outside + (block * call.channels + c0 + c) * 5 : nullptr;
+      moments[c] = {sums + c * copies, totals + c * size, &call, beyond, call.cells};
     }
     const int64_t end = std::min(plan.points, (block + 1) * plan.block);
     for (int64_t at = block * plan.block; at < end; at += plan.step) {
@@ -551,14 +621,15 @@ struct Kernel {
     const double d = call.dictionary[channel * call.dictionary_stride + term];
     const double gamma = call.bandwidth[channel * call.bandwidth_stride];
     const double inverse = call.inverse_width[at], reach = std::sqrt(20.7 / gamma), first = call.first[at];
+    const double shift = call.edges ? 0.5 : 0.0;  // of a cell's middle
     const auto cell = [&](double x) {
-      return static_cast<int64_t>(std::clamp(x * inverse - first + 0.5, 0.0, static_cast<double>(call.cells)));
+      return static_cast<int64_t>(std::clamp(x * inverse - first + 0.5 - shift, 0.0, static_cast<double>(call.cells)));
     };
     begin = cell(d - reach);
     end = std::min(cell(d + reach) + 1, call.cells);
     width = 1 / inverse;
     shrink = std::exp(-2 * gamma * width * width);
-    u = (places + (first + static_cast<double>(begin))) * width - d;
+    u = (places + (first + shift + static_cast<double>(begin))) * width - d;
     kappa = exponential(-gamma * u * u);
     ratio = exponential(-gamma * width * (2 * u + width));
   }

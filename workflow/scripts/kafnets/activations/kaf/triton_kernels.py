@@ -40,6 +40,35 @@ def _even(dictionary, gamma, D: tl.constexpr, D_PADDED: tl.constexpr, GROUP: tl.
 
 
 @triton.jit
+def base_value(x, BASE: tl.constexpr):
+    """The base of a KAF with one: 1 identity, 2 ReLU, 3 ELU, 4 SiLU."""
+    if BASE == 1:
+        value = x
+    elif BASE == 2:
+        value = tl.where(x > 0, x, 0.0)
+    elif BASE == 3:
+        value = tl.where(x > 0, x, tl.exp2(LOG2E * tl.minimum(x, 0.0)) - 1)
+    else:
+        value = x / (1 + tl.exp2(-LOG2E * x))
+    return value
+
+
+@triton.jit
+def base_slope(x, BASE: tl.constexpr):
+    """The derivative of base_value."""
+    if BASE == 1:
+        slope = x * 0 + 1
+    elif BASE == 2:
+        slope = tl.where(x > 0, 1.0, 0.0)
+    elif BASE == 3:
+        slope = tl.where(x > 0, 1.0, tl.exp2(LOG2E * tl.minimum(x, 0.0)))
+    else:
+        sigma = 1 / (1 + tl.exp2(-LOG2E * x))
+        slope = sigma * (1 + x * (1 - sigma))
+    return slope
+
+
+@triton.jit
 def forward(
     x,
     y,
@@ -58,10 +87,18 @@ def forward(
     BANDWIDTH_STRIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    base_weight=None,  # of the base, a channel
+    ends=None,  # (channels, 2): slopes at -boundary and boundary
+    boundary=None,
+    BASE: tl.constexpr = 0,
+    TAILS: tl.constexpr = 0,  # 0: zero, 1: clamp, 2: linear
 ):
     c, offsets, inside = _offsets(points, channels, stride_c, POSITIONS, BLOCK_P, BLOCK_C)
     valid = c < channels
     xs = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+    raw = xs
+    if TAILS > 0:
+        xs = tl.clamp(xs, -boundary, boundary, propagate_nan=tl.PropagateNan.ALL)
     total = tl.zeros((BLOCK_P, BLOCK_C), tl.float32)
     fast = False
     if DICTIONARY_STRIDE + BANDWIDTH_STRIDE == 0:
@@ -95,6 +132,12 @@ def forward(
             d = tl.load(dictionary + c * DICTIONARY_STRIDE + i, mask=valid, other=0.0)
             u = xs - d[None, :]
             total += a[None, :] * tl.exp2(-LOG2E * gamma_c * u * u)
+    if TAILS == 2:
+        left = tl.load(ends + 2 * c, mask=valid, other=0.0)[None, :]
+        right = tl.load(ends + 2 * c + 1, mask=valid, other=0.0)[None, :]
+        total += left * tl.minimum(raw + boundary, 0.0) + right * tl.maximum(raw - boundary, 0.0)
+    if BASE > 0:
+        total += tl.load(base_weight + c, mask=valid, other=0.0)[None, :] * base_value(raw, BASE)
     tl.store(y + offsets, total.to(y.dtype.element_ty), mask=inside)
 
 
@@ -121,10 +164,19 @@ def backward(
     BANDWIDTH_STRIDE: tl.constexpr,
     BLOCK_P: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    base_weight=None,
+    base_sums=None,  # (3, tiles, channels): of g b(x), and of g times the way beyond -boundary and boundary
+    boundary=None,
+    NEEDS_BASE: tl.constexpr = False,
+    BASE: tl.constexpr = 0,
+    TAILS: tl.constexpr = 0,
 ):
     c, offsets, inside = _offsets(points, channels, stride_c, POSITIONS, BLOCK_P, BLOCK_C)
     valid = c < channels
     xs = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+    raw = xs
+    if TAILS > 0:
+        xs = tl.clamp(xs, -boundary, boundary, propagate_nan=tl.PropagateNan.ALL)
     gs = tl.load(g + offsets, mask=inside, other=0.0).to(tl.float32)
     at = sums + (tl.program_id(0).to(tl.int64) * channels + c) * D
     order = tl.num_programs(0).to(tl.int64) * channels * D
@@ -186,5 +238,16 @@ def backward(
                 tl.store(at + order + i, tl.sum(term, axis=0), mask=valid)
             if NEEDS_X:
                 total -= term
+    if TAILS == 1:
+        total = tl.where(tl.abs(raw) > boundary, 0.0, total)
+    if NEEDS_BASE:
+        to = base_sums + tl.program_id(0).to(tl.int64) * channels + c
+        size = tl.num_programs(0).to(tl.int64) * channels
+        tl.store(to, tl.sum(gs * base_value(raw, BASE), axis=0), mask=valid)
+        if TAILS == 2:
+            tl.store(to + size, tl.sum(gs * tl.minimum(raw + boundary, 0.0), axis=0), mask=valid)
+            tl.store(to + 2 * size, tl.sum(gs * tl.maximum(raw - boundary, 0.0), axis=0), mask=valid)
+    if BASE > 0 and NEEDS_X:
+        total += gs * tl.load(base_weight + c, mask=valid, other=0.0)[None, :] * base_slope(raw, BASE)
     if NEEDS_X:
         tl.store(grad_x + offsets, total.to(grad_x.dtype.element_ty), mask=inside)
