@@ -4,6 +4,7 @@ What stands there is computed from records, verdicts and settings alone.
 """
 
 import math
+import re
 import string
 
 from ..registry import ADVERSARIES, ARCHITECTURES, DATASETS, label
@@ -26,7 +27,12 @@ def page(template, rows, runs, tested, settings):
         settings (dict): `study` of the configuration, and `experiments`: the settings of the tables of those
             that are run (`slices.table_settings`), in their order.
     """
-    return string.Template(template).substitute(parts(rows, runs, tested, settings))
+    text = string.Template(template).substitute(parts(rows, runs, tested, settings))
+    return re.sub(r"^- .*\n(?:  .*\n)*", _bullet, text, flags=re.MULTILINE)
+
+
+def _bullet(match):
+    return filled(" ".join(match[0].split()), "  ") + "\n"
 
 
 def parts(rows, runs, tested, settings):
@@ -58,7 +64,7 @@ def _design(rows, runs, records, settings):
     judged = (
         f"Robustness: correct {captions.against_named(headline, attack)}, on "
         f"{_examples(rows, headline)} test images, the same ones for every network; accuracy on the same "
-        f"images. Network's last weights: no epoch is chosen."
+        f"images. The weights are the last ones of each training: no epoch is chosen."
     )
     machines = sorted({record["environment"].get("device", "?") for record in records.values()})
     hours = sum(record["wall_seconds"] for record in records.values()) / 3600

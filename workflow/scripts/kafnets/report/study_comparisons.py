@@ -12,8 +12,8 @@ def title_of(settings, experiment):
     return settings["experiments"][experiment]["title"]
 
 
-def filled(text):
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+def filled(text, indent=""):
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def of_controls(tested, root, settings):
