@@ -215,6 +215,19 @@ def test_the_page_says_what_the_records_say(results):
     assert "$" not in text and text.startswith("# The study of activations\n\nFor who")
 
 
+def test_of_one_seed_nothing_is_said_of_seeds(tmp_path):
+    built = Results(tmp_path)
+    for activation in ("relu", "swish"):
+        add(built, "fbf", activation, 0, ROBUST[activation][0], 0)
+    experiments = {"fbf": {**SETTINGS["experiments"]["fbf"], "activations": ["relu", "swish"]}}
+    _, text = made(built, {**SETTINGS, "run": ["fbf"], "variants": {}, "experiments": experiments})
+    words = " ".join(text.split())
+    assert "in percent, one seed." in words and "by McNemar's exact test" in words
+    rows = {row[0]: row[1:] for row in table(text, "Activation +\\| +Parameters")}
+    assert rows["Swish"][2:4] == ["**75.00**", "**60.00**"] and "nan" not in text
+    assert "differs from another in this alone" in words and "None among these activations" in words
+
+
 def test_ranges_of_their_own_and_a_network_at_chance_are_told(results):
     for seed in range(3):
         add(results, "fbf", "gelu", seed, 10, 0, learning_rate=[0.003, 0.3])

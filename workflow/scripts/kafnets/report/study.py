@@ -155,9 +155,10 @@ def _results(rows, runs, records, settings, roots):
         cells = [cell for root in roots for cell in of_root[root].get(name, (0, [Cell(NOT_RUN)] * 4))[1]]
         signs = "".join(mark.sign for mark in marked[label(name)])
         table_rows.append((Cell(label(name), note=signs), Cell(_range(own)), *cells))
-    seeds = {run.seed for run in runs}
+    seeds = len({run.seed for run in runs})
+    spread = f"mean ± sample standard deviation over n = {seeds} seeds" if seeds > 1 else "one seed"
     caption = (
-        f"Accuracy and robustness in percent, mean ± sample standard deviation over n = {len(seeds)} seeds. "
+        f"Accuracy and robustness in percent, {spread}. "
         "Parameters: those of the activations, in the whole network. Rate: the largest of the cycle. ms: "
         "milliseconds of training an update by a batch, of the fastest seed. Bold: the highest mean, which "
         "says nothing of noise."
