@@ -5,14 +5,14 @@ import os
 import signal
 
 import pytest
-from kafnets.runtime import device
+from kafnets.runtime import device, locks
 
 GPUS = ["GPU-a", "GPU-b", "GPU-c"]
 
 
 def hold(gpus, folder, answer):
     """What a forked process runs: it takes a GPU, says which, and stays until it is killed."""
-    answer.send(device.claim(gpus, folder))
+    answer.send(locks.claim(gpus, folder))
     signal.pause()
 
 
@@ -84,13 +84,13 @@ def test_without_a_place_for_locks_processes_still_spread(tmp_path, monkeypatch)
     found = set()
     for number in range(30, 36):
         monkeypatch.setattr(os, "getpid", lambda number=number: number)
-        found.add(device.claim(GPUS, tmp_path / "absent"))
+        found.add(locks.claim(GPUS, tmp_path / "absent"))
     assert found == {0, 1, 2}
 
 
 @pytest.mark.parametrize("kind", ["link", "open to all", "file"])
 def test_a_folder_that_others_could_have_made_is_not_used(tmp_path, monkeypatch, kind):
-    monkeypatch.setattr(device.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(locks.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = tmp_path / f"kafnets-gpus-{os.getuid()}"
     if kind == "link":
         (tmp_path / "elsewhere").mkdir()
@@ -101,7 +101,7 @@ def test_a_folder_that_others_could_have_made_is_not_used(tmp_path, monkeypatch,
         folder.mkdir()
         folder.chmod(0o777)
     with pytest.raises(OSError):
-        device._folder()
+        locks.private_folder()
 
 
 def test_one_visible_gpu_is_taken_as_it_is(monkeypatch):
@@ -122,4 +122,7 @@ def test_of_several_visible_gpus_the_claimed_one_is_used(monkeypatch):
     monkeypatch.setattr(device.torch.cuda, "get_device_properties", lambda number: Properties)
     monkeypatch.setattr(device.torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(device, "claim", lambda gpus: len(gpus) - 1)
+    monkeypatch.setattr(device, "_settled", [])
     assert str(device.resolve("auto")) == "cuda:3" and chosen == [3]
+    monkeypatch.setattr(device, "claim", lambda *_: pytest.fail("it has one"))
+    assert str(device.resolve("cuda")) == "cuda:3" and chosen == [3, 3]  # another thread's, perhaps

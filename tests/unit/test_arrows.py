@@ -9,6 +9,7 @@ LIBRARY = ROOT / "workflow" / "scripts" / "kafnets"
 WINGS = [
     {"runtime", "chance"},
     {"entry"},
+    {"entries"},
     {"registry"},
     {"activations", "config", "data"},
     {"models"},

@@ -60,7 +60,8 @@ def scripts():
     for rule in rules():
         if "\n    conda:\n" in rule:
             (environment,) = re.findall(r"/envs/(\w+[.]yaml)", rule)
-            (script,) = re.findall(r"python {SCRIPT}/(\w+[.]py)", rule)
+            called = rule.replace("together.py {{resources.together}} ", "")
+            (script,) = re.findall(r"python {SCRIPT}/(\w+[.]py)", called)
             yield environment, script
     for kind, entry in plots():
         (environment,) = re.findall(r'"environment": "(\w+)"', entry) or ["report"]

@@ -178,7 +178,7 @@ def test_gpu_code_that_computes_wrongly_is_not_used(monkeypatch, caplog):
 
 def test_triton_kernels_in_the_interpreter():
     pytest.importorskip("triton")
-    tests = "agrees or nan or silu-linear"
+    tests = "agrees or nan"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -227,6 +227,10 @@ def test_it_starts_as_the_base(base, tails, parametrisation):
     assert torch.equal(y, fixed)
     slopes = [torch.autograd.grad(one.sum(), wide)[0] for one in (y, fixed)]
     assert torch.equal(*slopes)
+
+
+def test_kernels_of_several_layers_do_not_take_it_for_a_kaf():
+    assert create_activation("kaf_elu_base", 4).inlined(torch.float32) is None
 
 
 def test_without_a_base_it_is_a_kaf():

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from kafnets import create_activation, create_model
+from kafnets.activations.chi import chi
 from kafnets.config.checks import validate
 from kafnets.pipeline import code
 from kafnets.registry import ACTIVATIONS, PENALTIES
@@ -127,6 +128,17 @@ def test_slope(name, share):
     assert value("slope", layer, other).item() == pytest.approx(both, rel=1e-5)
     (gradient,) = torch.autograd.grad(value("slope", layer), layer.alpha)
     assert gradient.abs().max() > 0
+
+
+def test_chi():
+    layer, other = create_activation("kaf", 4), create_activation("kaf_elu_base", 4, std=0.1)
+    expected = sum((chi(one) - 1).mean().item() for one in (layer, other))
+    fixed, shared = create_activation("relu", 4), create_activation("maxmin", 4)
+    found = value("chi", layer, fixed, other, shared, layer)
+    assert found.item() == pytest.approx(expected, rel=1e-6) and found.dtype == torch.float32
+    for gradient in torch.autograd.grad(found, [layer.alpha, other.alpha, other.weight]):
+        assert gradient.abs().max() > 0
+    assert value("chi", fixed, shared).item() == 0
 
 
 def test_the_others():

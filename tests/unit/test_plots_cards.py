@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy
 import pytest
 from card_builder import CARD, CLASSES, PICTURES, write_card
+from kafnets.report import card_table
 from kafnets.report import cards as finished
 from kafnets.report.plots import classes, depth, layers, pictures, radii, style
+from kafnets.report.typesetting import NOT_RUN
 from kafnets.runtime.errors import UserError
 from matplotlib import pyplot
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -100,12 +102,27 @@ def test_what_is_not_finite_is_a_gap(cards, tmp_path):
     figures = json.loads(Path(cards[3].path).read_text(encoding="utf-8"))["figures"]
     figures["layers"][1]["steepest"] = None
     figures["layers"][2]["most_curved"] = 0.0
+    figures["layers"][3]["chi"] = None
     card = finished.read(write_card(tmp_path, "kaf", layers=figures["layers"]))
     panels = depth.draw({"kaf": card}).axes
-    steepest, curved = (panel.lines[0].get_ydata() for panel in panels[2:])
+    steepest, curved, growth = (panel.lines[0].get_ydata() for panel in panels[2:5])
     assert numpy.isnan(steepest).tolist() == [i == 1 for i in range(7)]
     # the first layer's curvature is 0 in these figures
     assert numpy.isnan(curved).tolist() == [i in (0, 2) for i in range(7)]
+    assert numpy.isnan(growth).tolist() == [i == 3 for i in range(7)]
+
+
+def test_cards_of_earlier_versions_know_no_chi(cards, tmp_path):
+    layers_of_old = [
+        {key: value for key, value in layer.items() if key != "chi"} for layer in cards[3].figures["layers"]
+    ]
+    old = finished.read(write_card(tmp_path, "kaf", layers=layers_of_old))
+    assert len(depth.draw({"kaf": old}).axes) == 4
+    assert len(depth.draw({"kaf": old, "relu": cards[0]}).axes[4].lines) == 2
+    assert "χ" not in [column.head for column in card_table.build([old], "VGG").columns]
+    both = card_table.build([old, cards[0]], "VGG")
+    assert [row[-1].text for row in both.rows[-2:]] == [NOT_RUN, "1.39"]
+    assert [record["chi"] for record in both.records] == [None, pytest.approx(1.3855, abs=1e-3)]
 
 
 def test_clean_trained_networks_stand_first(paths):

@@ -19,7 +19,14 @@ CLEAN = {name: value for name, value in os.environ.items() if not name.startswit
 def unpack(folder):
     """The library's files that make a record, as in a ZIP of the repository."""
     (folder / LIBRARY / "runtime").mkdir(parents=True)
-    for name in ("__init__", "runtime/__init__", "runtime/records", "runtime/files", "runtime/errors"):
+    for name in (
+        "__init__",
+        "runtime/__init__",
+        "runtime/records",
+        "runtime/files",
+        "runtime/errors",
+        "runtime/turns",
+    ):
         shutil.copy(ROOT / LIBRARY / f"{name}.py", folder / LIBRARY / f"{name}.py")
     shutil.copy(ROOT / ".gitignore", folder)
     return folder

@@ -230,12 +230,12 @@ def test_of_one_seed_nothing_is_said_of_seeds(tmp_path):
 
 def test_ranges_of_their_own_and_a_network_at_chance_are_told(results):
     for seed in range(3):
-        add(results, "fbf", "gelu", seed, 10, 0, learning_rate=[0.003, 0.3])
+        add(results, "fbf", "gelu", seed, 190, 0, learning_rate=[0.003, 0.3])
         line = results.lines[-1]
         evaluation = results._evaluation(
             {key: line[key] for key in ("experiment", "activation", "seed")},
             f"fbf/gelu/seed{seed}",
-            *("pgd", 10, 20),
+            *("pgd", 190, 20),
         )
         line["evaluations"]["pgd"] = evaluation
     settings = {**SETTINGS, "rates": ["low", "high"]}
@@ -243,7 +243,8 @@ def test_ranges_of_their_own_and_a_network_at_chance_are_told(results):
     settings["experiments"]["fbf"] = {**SETTINGS["experiments"]["fbf"], "activations": [*ACTIVATIONS, "gelu"]}
     _, text = made(results, settings)
     rows = {row[0]: row[1:] for row in table(text, "Activation +\\| +Parameters")}
-    assert rows["GELU ¶"][1] == "0.3"
+    assert rows["GELU ¶"][1] == "0.3" and rows["GELU ¶"][3] == "95.00 ± 0.00"
+    assert rows["Swish"][3] == "**61.50** ± 1.50"  # nothing at chance is the best
     assert "¶ classifies no better than chance (10%)" in " ".join(text.split())
     assert "2 ranges; each activation has that of 2 ranges" in " ".join(text.split())
 

@@ -35,6 +35,7 @@ PLANNED = {
     "snakemake --cores 1 --touch": r"train +15\n",
     "snakemake --cores 8 --forceall": r"train +15\n",
     "snakemake --workflow-profile profiles/slurm": r"train +15\n",
+    "snakemake --cores 2 --configfile workflow/presets/deep.yaml": r"train +7\n",
 }
 # Run, or a part of them, by a test; or the reason why they cannot be run.
 ELSEWHERE = {

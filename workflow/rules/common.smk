@@ -103,6 +103,9 @@ shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; {EXPORTED}")
 DEVICE = config["device"]
 GPU = DEVICE == "cuda" or (DEVICE == "auto" and shutil.which("nvidia-smi") is not None)
 
+# Jobs on one GPU are computed by one process, see together.py. A resource too, so that a profile can say otherwise.
+TOGETHER = "gpu" if GPU else "none"
+
 
 onstart:
     # Only of jobs that run on this machine and would compute: a cluster's login node has no GPU, and tables need none.
@@ -133,6 +136,15 @@ wildcard_constraints:
     attack="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     seed="[0-9]+",
+
+
+def gives_way(attack):
+    """Whether an attack lets the other jobs of its process work, see kafnets/runtime/turns.py."""
+    return config["evaluation"]["attacks"][attack]["method"] in (
+        "clean",
+        "pgd",
+        "thesis_pgd",
+    )
 
 
 def code_of(script):

@@ -27,13 +27,15 @@ rule evaluate:
         device=DEVICE,
         batch_size=config["evaluation"]["batch_size"],
         gpu=int(GPU),
+        # attacks that give way to others after every pass
+        together=lambda wildcards: TOGETHER if gives_way(wildcards.attack) else "none",
         mem_mb=6000,
         runtime="6h",
     params:
         settings=lambda wildcards: json.dumps(evaluation_settings(config, **wildcards)),
         code=GRID.evaluation_code,
     shell:
-        f"exec python {SCRIPT}/evaluate.py"
+        f"exec python {SCRIPT}/together.py {{resources.together:q}} evaluate.py"
         " --settings {params.settings:q} --model {input.model:q}"
         " --model-record {input.model_record:q} --sources {input.sources:q}"
         " --source-records {input.source_records:q} --data {input.data:q}"

@@ -24,13 +24,14 @@ rule train:
     resources:
         device=DEVICE,
         gpu=int(GPU),
+        together=TOGETHER,
         mem_mb=6000,
         runtime="12h",
     params:
         **as_params(lambda wildcards: GRID.training_settings(**wildcards), "training"),
         code=GRID.training_code("train.py"),
     shell:
-        f"exec python {SCRIPT}/train.py"
+        f"exec python {SCRIPT}/together.py {{resources.together:q}} train.py"
         " --settings {params.settings:q} --data {input.data:q}"
         " --model {output.model:q} --history {output.history:q} --record {output.record:q}"
         " --code {params.code:q} --device {resources.device} --threads {threads} >> {log:q} 2>&1"

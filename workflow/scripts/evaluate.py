@@ -19,6 +19,7 @@ from kafnets.runtime import checkpoint, cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import MADE_BY, alone, atomic_path, sha256, write_json
+from kafnets.runtime.graphs import own_stream
 from kafnets.runtime.interruption import Interrupted, SignalFlag
 from kafnets.runtime.progress import line
 from safetensors.torch import save
@@ -101,16 +102,17 @@ def run(arguments, settings, dataset, device, facts, memory=None):
     name = settings.get("attack", settings.get("method", "attack"))
     progress = AttackProgress(f"{name} on {arguments.model.parent}", memory)
     started = records.now()
-    figures, verdicts = evaluate(
-        load_model(arguments.model, device),
-        dataset.test_images,
-        dataset.test_labels,
-        settings,
-        sources=[load_model(path, device) for path in arguments.sources],
-        batch_size=arguments.batch_size or settings.get("batch_size"),
-        progress=progress,
-        memory=memory,
-    )
+    with own_stream(device):
+        figures, verdicts = evaluate(
+            load_model(arguments.model, device),
+            dataset.test_images,
+            dataset.test_labels,
+            settings,
+            sources=[load_model(path, device) for path in arguments.sources],
+            batch_size=arguments.batch_size or settings.get("batch_size"),
+            progress=progress,
+            memory=memory,
+        )
     progress.close()
     line(
         f"{name}: accuracy {figures['accuracy']:.2%}, clean {figures['clean_accuracy']:.2%}, "

@@ -10,6 +10,19 @@ import json
 import os
 from pathlib import Path
 
+from .entries import (
+    ANY_NUMBER,
+    BOOLEAN,
+    FEW,
+    POSITIVE,
+    SCALE,
+    TAILS,
+    fixed,
+    kaf,
+    kaf_with_base,
+    learned,
+    spline,
+)
 from .entry import Entry
 from .runtime.errors import UserError
 
@@ -17,149 +30,58 @@ from .runtime.errors import UserError
 # configuration file that declares them.
 OWN = "KAFNETS_OWN"
 
-_BOOLEAN = {"type": "boolean"}
-_SHARE = {"share": {"enum": ["channel", "layer", "network"]}}
-_KAF_SETTINGS = {
-    **_SHARE,
-    "D": {"type": "integer", "minimum": 2, "maximum": 1000},
-    "boundary": {"type": "number", "minimum": 1e-6, "maximum": 1000},
-    "bandwidth": {
-        "oneOf": [
-            {"enum": ["thesis", "reference"]},
-            {"type": "number", "minimum": 1e-18, "maximum": 1_000_000},
-        ]
-    },
-    "std": {"type": "number", "minimum": 0, "maximum": 1000},
-    "ridge": {"type": "number", "minimum": 1e-12, "maximum": 1},
-    "kernel": {"enum": ["gaussian", "relu", "softplus"]},
-    "arithmetic": {"enum": ["float32", "float16"]},
-    "trainable_dictionary": _BOOLEAN,
-    "trainable_bandwidth": _BOOLEAN,
-}
-
-
-def _kaf(label, colour, **arguments):
-    return Entry(
-        "kafnets.activations.kaf.layer:KAF",
-        arguments,
-        label,
-        settings=_KAF_SETTINGS,
-        conflicts=(("trainable_bandwidth", True, "kernel", "gaussian", "has no bandwidth to train"),),
-        learns=True,
-        per="channel",
-        backend="kafnets.activations.kaf.functional:active_backend",
-        colour=colour,
-    )
-
-
-def _kaf_with_base(base, label, colour):
-    kept = ("D", "boundary", "bandwidth", "std", "ridge", "trainable_dictionary", "trainable_bandwidth")
-    free = ("trainable_dictionary", "trainable_bandwidth")
-    fixed = (("tails", "zero"), ("parametrisation", "alpha"))
-    return Entry(
-        "kafnets.activations.kaf.with_base:KAFWithBase",
-        {"base": base},
-        label,
-        settings={
-            **_SHARE,
-            **{name: _KAF_SETTINGS[name] for name in kept},
-            "tails": {"enum": ["zero", "clamp", "linear"]},
-            "parametrisation": {"enum": ["alpha", "values"]},
-        },
-        conflicts=tuple(
-            (name, True, other, only, f"does not go with {name}") for name in free for other, only in fixed
-        ),
-        learns=True,
-        per="channel",
-        backend="kafnets.activations.kaf.functional:active_backend",
-        colour=colour,
-        marker="P",
-    )
-
-
-def _learned(target, label, colour, marker, per="channel", decay=0.0, **settings):
-    return Entry(
-        f"kafnets.activations.{target}",
-        label=label,
-        settings={**_SHARE, **settings},
-        learns=True,
-        per=per,
-        decay=decay,
-        colour=colour,
-        marker=marker,
-    )
-
-
-def _fixed(target, label, colour, **settings):
-    return Entry(f"torch.nn:{target}", label=label, colour=colour, settings=settings)
-
-
-_POSITIVE = {"type": "number", "minimum": 1e-6, "maximum": 1000}
-_SCALE = {"type": "number", "minimum": 0.001, "maximum": 1000}
-_ANY_NUMBER = {"type": "number", "minimum": -1000, "maximum": 1000}
-_FEW = {"type": "integer", "minimum": 1, "maximum": 100}
-_START = {"enum": ["identity", "abs", "leaky_relu", "relu", "elu", "tanh", "gelu", "softplus", "swish"]}
-_TAILS = {"enum": ["linear", "clamp"]}
-
-
-def _spline(target, label, colour, marker, knots=3, **settings):
-    knots = {"type": "integer", "minimum": knots, "maximum": 1000}
-    settings = {"knots": knots, "boundary": _SCALE, "init": _START, **settings}
-    return _learned(f"splines:{target}", label, colour, marker, **settings)
-
-
 # The colours are Okabe and Ito's, told apart under every common colour blindness. A fixed activation and the
 # KAF that starts from it share the colour; the line (dashed, solid) or marker tells them apart.
 ACTIVATIONS = {
-    "relu": _fixed("ReLU", "ReLU", "#0072B2"),
-    "elu": _fixed("ELU", "ELU", "#E69F00", alpha=_POSITIVE),
-    "tanh": _fixed("Tanh", "Tanh", "#56B4E9"),
-    "gelu": _fixed("GELU", "GELU", "#D55E00", approximate={"enum": ["none", "tanh"]}),
-    "softplus": _fixed("Softplus", "Softplus", "#8B6914", beta=_POSITIVE, threshold=_POSITIVE),
-    "swish": _fixed("SiLU", "Swish", "#009E73"),
-    "kaf": _kaf("KAF", "#000000"),
-    "kaf_relu": _kaf("KAF_ReLU", "#0072B2", init="relu"),
-    "kaf_elu": _kaf("KAF_ELU", "#E69F00", init="elu"),
-    "kaf_swish": _kaf("KAF_Swish", "#009E73", init="swish"),
-    "kaf_free": _kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
-    "kaf_identity_base": _kaf_with_base("identity", "x+KAF", "#7F7F7F"),
-    "kaf_relu_base": _kaf_with_base("relu", "ReLU+KAF", "#4FA3DB"),
-    "kaf_elu_base": _kaf_with_base("elu", "ELU+KAF", "#B36B00"),
-    "kaf_silu_base": _kaf_with_base("silu", "Swish+KAF", "#00C494"),
-    "prelu": _learned("prelu:PReLU", "PReLU", "#332288", "o", init=_ANY_NUMBER),
-    "swish_beta": _learned("smooth:SwishBeta", "Swish-beta", "#117733", "s", init=_ANY_NUMBER),
-    "psoftplus": _learned("smooth:PSoftplus", "PSoftplus", "#88CCEE", "^", per="network", init=_SCALE),
-    "pssilu": _learned(
+    "relu": fixed("ReLU", "ReLU", "#0072B2"),
+    "elu": fixed("ELU", "ELU", "#E69F00", alpha=POSITIVE),
+    "tanh": fixed("Tanh", "Tanh", "#56B4E9"),
+    "gelu": fixed("GELU", "GELU", "#D55E00", approximate={"enum": ["none", "tanh"]}),
+    "softplus": fixed("Softplus", "Softplus", "#8B6914", beta=POSITIVE, threshold=POSITIVE),
+    "swish": fixed("SiLU", "Swish", "#009E73"),
+    "kaf": kaf("KAF", "#000000"),
+    "kaf_relu": kaf("KAF_ReLU", "#0072B2", init="relu"),
+    "kaf_elu": kaf("KAF_ELU", "#E69F00", init="elu"),
+    "kaf_swish": kaf("KAF_Swish", "#009E73", init="swish"),
+    "kaf_free": kaf("KAF_Free", "#CC79A7", trainable_dictionary=True, trainable_bandwidth=True),
+    "kaf_identity_base": kaf_with_base("identity", "x+KAF", "#7F7F7F"),
+    "kaf_relu_base": kaf_with_base("relu", "ReLU+KAF", "#4FA3DB"),
+    "kaf_elu_base": kaf_with_base("elu", "ELU+KAF", "#B36B00"),
+    "kaf_silu_base": kaf_with_base("silu", "Swish+KAF", "#00C494"),
+    "prelu": learned("prelu:PReLU", "PReLU", "#332288", "o", init=ANY_NUMBER),
+    "swish_beta": learned("smooth:SwishBeta", "Swish-beta", "#117733", "s", init=ANY_NUMBER),
+    "psoftplus": learned("smooth:PSoftplus", "PSoftplus", "#88CCEE", "^", per="network", init=SCALE),
+    "pssilu": learned(
         "smooth:PSSiLU",
         *("PSSiLU", "#882255", "v"),
         per="network",
         decay=0.0005,  # the authors'
-        a=_SCALE,
+        a=SCALE,
         b={"type": "number", "minimum": 0, "maximum": 0.95},
-        learn_b=_BOOLEAN,
+        learn_b=BOOLEAN,
     ),
-    "smooth_relu": _learned("smooth:SmoothReLU", "SmoothReLU", "#6699CC", "<", per="layer", init=_SCALE),
+    "smooth_relu": learned("smooth:SmoothReLU", "SmoothReLU", "#6699CC", "<", per="layer", init=SCALE),
     # its authors' decay
-    "apl": _learned("hinges:APL", "APL", "#AA4499", ">", decay=0.001, hinges=_FEW),
-    "splash": _learned(
+    "apl": learned("hinges:APL", "APL", "#AA4499", ">", decay=0.001, hinges=FEW),
+    "splash": learned(
         *("hinges:SPLASH", "SPLASH", "#999933", "D"),
         per="layer",
         hinges={"type": "array", "minItems": 1, "items": {"type": "number", "minimum": 0}},
     ),
-    "maxout": _learned("hinges:Maxout", "Maxout", "#661100", "d", pieces={**_FEW, "minimum": 2}),
-    "rational": _learned(
+    "maxout": learned("hinges:Maxout", "Maxout", "#661100", "d", pieces={**FEW, "minimum": 2}),
+    "rational": learned(
         *("rational:Rational", "Rational", "#44AA99", "p"),
         per="layer",
         version={"enum": ["A", "B"]},
         init={"enum": ["leaky_relu", "relu", "elu", "tanh", "swish"]},
     ),
-    "cubic_spline": _spline(
+    "cubic_spline": spline(
         *("CubicSpline", "Cubic spline", "#CC6677", "h", 4),
         basis={"enum": ["catmull_rom", "b_spline"]},
-        tails=_TAILS,
+        tails=TAILS,
     ),
-    "linear_spline": _spline("LinearSpline", "Linear spline", "#DDCC77", "*", tails=_TAILS),
-    "lipschitz_spline": _spline("LipschitzSpline", "1-Lipschitz spline", "#5B2A86", "H"),
+    "linear_spline": spline("LinearSpline", "Linear spline", "#DDCC77", "*", tails=TAILS),
+    "lipschitz_spline": spline("LipschitzSpline", "1-Lipschitz spline", "#5B2A86", "H"),
     "maxmin": Entry(
         "kafnets.activations.sorting:MaxMin",
         label="MaxMin",
@@ -186,6 +108,7 @@ PENALTIES = {
         "saf_start": "squared distance of cubic splines from their start",
         "pssilu_b": "|b| of PSSiLU",
         "l2": "sum of squares of the activations' parameters",
+        "chi": "chi - 1 of the activations, by which they let gradients grow with depth",
     }.items()
 }
 

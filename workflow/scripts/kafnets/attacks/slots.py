@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..runtime.device import exact_convolutions
-from ..runtime.graphs import StepWithGraph
+from ..runtime.graphs import StepWithGraph, wait_until
 from .base import is_correct
 from .steps import step_of
 
@@ -48,7 +48,7 @@ class Fetched:
 
     def numpy(self):
         if self.event is not None:
-            self.event.synchronize()
+            wait_until(self.event)
         return self.tensor.numpy()
 
 

@@ -170,12 +170,12 @@ def _check_experiment(path, experiment, published, schema):
     choose((*path, "training", "adversary", "name"), adversary["name"], ADVERSARIES)
     where, name = (*path, "training", "adversary"), adversary["name"]
     check_settings(where, adversary, name, ADVERSARIES[name], schema, "name")
-    choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
     for key in ("monitor", "validation", "early_stopping"):
         for radius in ("eps", "step"):
             if radius in training.get(key, {}):
                 check_radius((*path, "training", key, radius), training[key][radius])
     _check_schedule((*path, "training", "schedule"), training)
+    choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
 
 
 def _check_published(path, experiment):

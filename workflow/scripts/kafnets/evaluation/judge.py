@@ -12,7 +12,7 @@ from ..attacks.losses import margins, most_margin
 from ..chance import WITHOUT_GRADIENT, is_too_many
 from ..entry import RADIUS
 from ..registry import ATTACKS, lookup
-from ..runtime import checkpoint
+from ..runtime import checkpoint, turns
 from ..runtime.device import exact_convolutions
 from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.progress import bar, duration, line
@@ -374,6 +374,7 @@ class AttackProgress:
         self.bar = bar(None, name)
 
     def __call__(self, done, left, accuracy):
+        turns.give_way()
         now = time.perf_counter()
         gone = now - self.started + (0 if self.memory is None else self.memory.seconds)
         remaining = gone * left / done

@@ -182,9 +182,12 @@ def _experiment(rows, runs, records, settings, name):
     of = rows[rows["experiment"] == name]
     headline = _attacks(settings)["headline"]
     figures = [clean_accuracy(of, headline), over_seeds(of, headline)]
-    best = [round(100 * one["mean"].max(), 2) for one in figures]
+    activations = settings["experiments"][name]["activations"]
+    # what is best there is the best of nothing
+    unfit = [one for one in activations if _is_unfit(of[of["activation"] == one])]
+    best = [round(100 * one["mean"].drop(unfit, errors="ignore").max(), 2) for one in figures]
     found = {}
-    for activation in settings["experiments"][name]["activations"]:
+    for activation in activations:
         own = [run for run in runs if (run.experiment, run.activation) == (name, activation)]
         rate = own[0].training_settings["training"]["learning_rate"][1]
         parameters = records[str(own[0])]["parameters"]["activation"]
@@ -192,15 +195,22 @@ def _experiment(rows, runs, records, settings, name):
             records[str(run)]["wall_seconds"] / _steps(run) / _epochs(run.training_settings["training"])
             for run in own
         )
-        measured = [_percent(one.loc[activation], most) for one, most in zip(figures, best, strict=True)]
+        measured = [
+            _percent(one.loc[activation], most, activation in unfit)
+            for one, most in zip(figures, best, strict=True)
+        ]
         found[activation] = parameters, [Cell(f"{rate:g}"), *measured, Cell(f"{1000 * seconds:.0f}")]
     return found
 
 
-def _percent(figures, most):
+def _is_unfit(rows):
+    return marks.any_at_chance(rows) or marks.share_without_gradient(rows)
+
+
+def _percent(figures, most, unfit):
     percent = round(100 * figures["mean"], 2)
     deviation = "" if math.isnan(figures["std"]) else f"{100 * figures['std']:.2f}"
-    return Cell(f"{percent:.2f}", bold=percent == most, deviation=deviation)
+    return Cell(f"{percent:.2f}", bold=percent == most and not unfit, deviation=deviation)
 
 
 # -- small things

@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
+from . import turns
 from .errors import UserError, is_out_of_memory
 
 
@@ -48,8 +49,9 @@ def _end(message, code):
     try:
         print(" ".join(message.split()), file=sys.stderr, flush=True)
         sys.stdout.flush()
-    except OSError:
-        os._exit(code)  # the log is on that disk: nothing can be said, and Python's own end would fail too
+    except OSError:  # the log is on that disk: nothing can be said
+        if turns.current() is None:
+            os._exit(code)  # for Python's own end would fail too
     sys.exit(code)
 
 

@@ -1,6 +1,7 @@
 """Whether this machine has a GPU, without torch, which is not where Snakemake itself may run."""
 
 import ctypes
+import uuid
 from pathlib import Path
 
 from .errors import UserError
@@ -8,12 +9,32 @@ from .errors import UserError
 
 def has_gpu():
     """Whether a driver finds a GPU: NVIDIA's, or AMD's, whose build of torch calls it "cuda" too."""
+    driver = _driver()
+    return Path("/dev/kfd").exists() if driver is None else _count(driver) > 0
+
+
+def gpus():
+    """The identities of NVIDIA's GPUs that this process may use, as torch writes them and in its order."""
+    driver = _driver()
+    found = []
+    for number in range(0 if driver is None else _count(driver)):
+        device, identity = ctypes.c_int(), ctypes.create_string_buffer(16)
+        if driver.cuDeviceGet(ctypes.byref(device), number) or driver.cuDeviceGetUuid_v2(identity, device):
+            return []
+        found.append(str(uuid.UUID(bytes=identity.raw)))
+    return found
+
+
+def _driver():
     try:
-        driver = ctypes.CDLL("libcuda.so.1")
+        return ctypes.CDLL("libcuda.so.1")
     except OSError:
-        return Path("/dev/kfd").exists()
+        return None
+
+
+def _count(driver):
     count = ctypes.c_int()
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
 
 
 def check_gpu():

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from . import turns
 from .errors import UserError
 
 CHECKSUM = "checksum"
@@ -122,18 +123,27 @@ def _locked(lock):
 def _wait_for(file, lock):
     """Takes the lock of an open file; whether another process had it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return False
-    except BlockingIOError:
+        if _has_got(file):
+            return False
         other = os.pread(file, 1000, 0).decode(errors="replace") or "another process"
         _say(f"{lock}: {other} is at it; waiting until it ends")
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if turns.current():  # who has it may be another job of this process, which must go on
+            turns.until(lambda: _has_got(file), seconds=0.1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX)
         return True
     except OSError as error:
         print(
             f"{lock}: cannot be locked ({error.strerror}); start nothing twice", file=sys.stderr, flush=True
         )
         return False
+
+
+def _has_got(file):
+    with contextlib.suppress(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    return False
 
 
 def _say(text):

@@ -1,10 +1,11 @@
 """Steps of a training or an attack that a GPU runs as one launch: CUDA graphs."""
 
+import collections
 import contextlib
-import functools
 
 import torch
 
+from . import turns
 from .progress import line
 
 WARM_UP = 3  # steps in which libraries choose their algorithms and the optimiser makes its buffers
@@ -38,9 +39,12 @@ def capture(device, stream=None):
 
 @contextlib.contextmanager
 def trying_algorithms():
-    """Within the block cuDNN measures its algorithms for every new shape: it pays where shapes come again."""
+    """Within the block cuDNN measures its algorithms for every new shape: it pays where shapes come again.
+
+    Not where only deterministic ones are asked for: which one is fastest may change from run to run.
+    """
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = not torch.backends.cudnn.deterministic
     try:
         yield
     finally:
@@ -49,22 +53,49 @@ def trying_algorithms():
 
 @contextlib.contextmanager
 def computing_on(device):
-    """Within the block a GPU works on a stream of its own, as a capture asks for."""
+    """Within the block a GPU works on a stream of its own, by the algorithms that are fastest there."""
+    if device.type != "cuda":
+        yield
+        return
+    with trying_algorithms(), own_stream(device):
+        yield
+
+
+@contextlib.contextmanager
+def own_stream(device):
+    """Within the block a GPU works on a stream of its own, as a capture asks for, and so beside others."""
     if device.type != "cuda":
         yield
         return
     torch.cuda.synchronize(device)
+    free = _free_streams[device]
+    stream = free.pop() if free else torch.cuda.Stream(device)
     try:
-        with trying_algorithms(), torch.cuda.stream(_stream(device)):
+        with torch.cuda.stream(stream):
             yield
     finally:
         torch.cuda.synchronize(device)
+        free.append(stream)
 
 
-@functools.cache
-def _stream(device):
-    """The same one each time: memory is kept by stream."""
-    return torch.cuda.Stream(device)
+# By device, those that nothing computes on now: they are taken again, for memory is kept by stream.
+_free_streams = collections.defaultdict(list)
+
+
+def wait_for(device):
+    """Returns when a GPU has done what the current stream was given; other jobs go on meanwhile."""
+    if device.type == "cuda" and turns.beside():
+        given = torch.cuda.Event()
+        given.record(torch.cuda.current_stream(device))
+        wait_until(given)
+
+
+def wait_until(event):
+    """Returns when a GPU has come to an event; other jobs go on meanwhile."""
+    if turns.beside():
+        turns.until(event.query)
+    else:
+        event.synchronize()
 
 
 class StepWithGraph:
@@ -150,11 +181,17 @@ class Replayed(StepWithGraph):
 
     def __init__(self, step, changed, device, size):
         super().__init__(step, device, size)
-        self.changed, self.calls = changed, 0
+        self.changed, self.calls = changed, collections.Counter()
+
+    def __call__(self, chosen):
+        calls = self.calls[len(chosen)] = self.calls[len(chosen)] + 1
+        if self.device.type == "cuda" and calls <= WARM_UP + 1 and turns.beside():
+            # algorithms are measured now, and what they are must not depend on other jobs' work
+            torch.cuda.synchronize(self.device)
+        return super().__call__(chosen)
 
     def _is_ready(self, chosen):
-        self.calls += 1
-        return self.calls > WARM_UP and super()._is_ready(chosen)
+        return self.calls[self.size] > WARM_UP and super()._is_ready(chosen)
 
     def _is_captured(self, chosen):
         self.before = self._state(), torch.cuda.get_rng_state(self.device)

@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+from . import turns
 from .errors import UserError
 from .files import MADE_BY, read_json, sha256
 
@@ -34,6 +35,7 @@ def environment(device=None):
             numpy=numpy.__version__,
             cuda=torch.version.cuda if device.type == "cuda" else None,
             threads=torch.get_num_threads(),
+            jobs=turns.most(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         )
         if device.type == "cuda":

@@ -7,6 +7,8 @@ Of networks without such layers it is 0.
 
 import torch
 
+from ..activations import is_elementwise
+
 
 def _sum(layers, name, function):
     """The sum of `function` over the layers that have the parameter or method `name`, once for each set."""
@@ -44,3 +46,11 @@ def l2(layers):
     parameters = dict.fromkeys(p for layer in layers for p in layer.parameters())
     terms = [parameter.square().sum() for parameter in parameters]
     return torch.stack(terms).sum() if terms else torch.zeros(())
+
+
+def chi(layers):
+    r"""All functions of one number: :math:`\chi - 1`, how much they let gradients grow with depth."""
+    from ..activations.chi import chi as of_layer
+
+    learned = [layer for layer in layers if is_elementwise(layer) and list(layer.parameters())]
+    return _sum(learned, "forward", lambda layer: (of_layer(layer) - 1).mean().float())

@@ -5,9 +5,9 @@ import time
 import torch
 
 from ..activations import active_backend
-from ..runtime import checkpoint, progress
+from ..runtime import checkpoint, progress, turns
 from ..runtime.errors import UserError, is_out_of_memory
-from ..runtime.graphs import computing_on
+from ..runtime.graphs import computing_on, wait_for
 from ..runtime.interruption import Interrupted, SignalFlag
 from .monitor import Monitor
 from .schedule import learning_rates
@@ -39,7 +39,8 @@ def train(
     """Trains one network from its settings, or from where an interrupted run of the same settings stopped.
 
     On the CPU a run interrupted at any moment and resumed ends with the weights of an uninterrupted one,
-    bit for bit (with the same number of threads).
+    bit for bit (with the same number of threads). Trainings in one process give way to each other after
+    every step, and every pass of the measurements: see :func:`kafnets.runtime.side_by_side.side_by_side`.
 
     Args:
         settings (dict): one cell of the grid.
@@ -88,8 +89,12 @@ def _train(training, selection, settings, dataset, checkpoint_path, checkpoint_s
         progress.line(f"resuming at epoch {position['epoch'] + 1}, step {position['step'] + 1}")
     clock = _Clock(position["seconds"])
 
-    def save(epoch, step, sums, history):
+    def check():
+        wait_for(device)
         training.check()
+
+    def save(epoch, step, sums, history):
+        check()
         position = {"epoch": epoch, "step": step, "sums": sums.cpu(), "history": history}
         position["seconds"] = clock.total()
         state = {"training": training.state(), "selection": selection.state(), "position": position}
@@ -100,6 +105,11 @@ def _train(training, selection, settings, dataset, checkpoint_path, checkpoint_s
     with SignalFlag() as stop, progress.bar(len(rates), _label(settings)) as bar:
         bar.update(position["epoch"] * training.steps_per_epoch + first_step)
         last_save = time.monotonic()
+
+        def after_pass(*_):
+            stop.check()
+            turns.give_way()
+
         for epoch in range(position["epoch"], epochs):
             if selection.stopped:
                 break
@@ -109,16 +119,17 @@ def _train(training, selection, settings, dataset, checkpoint_path, checkpoint_s
                 sums += _step_in_memory(training, epoch, step, rows, rate)
                 bar.update()
                 if training.deferred and (step + 1) % CHECK_STEPS == 0:
-                    training.check()
+                    check()
                 if stop.received or time.monotonic() - last_save > checkpoint_seconds:
                     save(epoch, step + 1, sums, history)
                     last_save = time.monotonic()
                 stop.check()
-            training.check()
+                turns.give_way()
+            check()
             rate = rates[(epoch + 1) * training.steps_per_epoch - 1]
             try:
-                chosen_by = selection.measure(epoch, stop.check)
-                row = _row(training, epoch, rate, sums, measure, clock, history, stop.check)
+                chosen_by = selection.measure(epoch, after_pass)
+                row = _row(training, epoch, rate, sums, measure, clock, history, after_pass)
             except Interrupted:  # the measurements may take minutes on a CPU: they are made again
                 save(epoch, training.steps_per_epoch, sums, history)
                 raise

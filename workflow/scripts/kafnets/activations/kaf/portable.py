@@ -79,8 +79,8 @@ def second(cotangent, grad, x, alpha, dictionary, bandwidth, kernel):
         slope += a * by_offset
         curvature += a * kappa.by_offset_twice(u, gamma)
     return (
-        torch.empty_like(grad).copy_(by_slope * slope),
-        torch.empty_like(x).copy_(both * curvature),
+        (by_slope * slope).to(grad.dtype),
+        (both * curvature).to(x.dtype),
         torch.stack(grad_alpha, 1).to(alpha.dtype),
     )
 

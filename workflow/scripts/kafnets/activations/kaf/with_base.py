@@ -119,6 +119,10 @@ class KAFWithBase(KAF):
             self._invert()
         return self
 
+    def inlined(self, dtype):
+        """None: kernels that compute other layers too know the mixture, not the base."""
+        return None
+
     def mixture(self):
         if self.parametrisation == "alpha":
             return super().mixture()

@@ -1,0 +1,254 @@
+"""The process that computes the jobs of one GPU: each a thread, in turns (:mod:`.turns`).
+
+A job is a script of the workflow with the arguments, the output and the signals of the process that asks for
+it (:mod:`.client`). What is wrong with one, be it not enough memory, ends that one. When a job leaves the GPU
+itself unusable, all end there, and the others go on by themselves.
+"""
+
+import contextlib
+import gc
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import sysconfig
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from . import client, locks
+from .device import resolve, settle
+from .side_by_side import fresh, keep, stopping
+from .turns import Turns
+
+LINGER = 5.0  # seconds without a job after which the process ends: the next job is often about to start
+PATIENCE = 10.0  # seconds for a client to say what it wants
+
+
+def serve(listening, folder, name, index):
+    """Accepts jobs until none has come for a while.
+
+    Args:
+        listening (int): the open socket.
+        folder (Path), name (str): where it is.
+        index (int): of the GPU; -1 for the CPU.
+    """
+    sys.stdout, sys.stderr = Routed(sys.stdout), Routed(sys.stderr)
+    if index >= 0:
+        settle(index)
+        torch.cuda.init()
+    server = Server(socket.socket(fileno=listening), Path(folder) / name)
+    with stopping(server.stop):
+        server.run()
+
+
+class Server:
+    """The jobs and their connections; `door` is the path of the listening socket."""
+
+    def __init__(self, listening, door):
+        self.listening, self.door = listening, door
+        self.turns = Turns(keep, fresh)
+        self.sources = Sources()
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(listening, selectors.EVENT_READ)
+        self.woken, self.wake = os.pipe()
+        self.selector.register(self.woken, selectors.EVENT_READ)
+        self.connections = {}  # of the running jobs
+        self.ended = []  # jobs and their exit codes, as their threads find them
+        self.open, self.stopped = True, False
+
+    def stop(self, signal_number):
+        """Ends all jobs, their state saved, and then the process."""
+        self.stopped = True
+        self.turns.stop(signal_number)
+
+    def run(self):
+        idle = time.monotonic()
+        while self.open or self.connections:
+            for key, _ in self.selector.select(1.0):
+                if key.fileobj is self.listening:
+                    self._accept()
+                elif key.fileobj == self.woken:
+                    os.read(self.woken, 1000)
+                else:
+                    self._hear(key.fileobj)
+            self._settle()
+            if self.connections:
+                idle = time.monotonic()
+            if self.open and (self.stopped or time.monotonic() - idle > LINGER):
+                self._close()
+
+    def _accept(self):
+        connection, _ = self.listening.accept()
+        try:
+            connection.settimeout(PATIENCE)
+            header, handles, _, _ = socket.recv_fds(connection, client.LENGTH.size, 2)
+            (length,) = client.LENGTH.unpack(header)
+            request = json.loads(_exactly(connection, length))
+            if self.stopped or not self.sources.are_those_loaded():
+                for handle in handles:
+                    os.close(handle)
+                connection.sendall(client.REFUSED)
+                connection.close()
+                self._close()
+                return
+            connection.sendall(client.ACCEPTED)
+            connection.settimeout(None)
+        except (OSError, ValueError):  # it is gone
+            connection.close()
+            return
+        self.selector.register(connection, selectors.EVENT_READ)
+        job = self.turns.start(lambda: self._work(connection, request, handles))
+        self.connections[connection] = job
+
+    def _work(self, connection, request, handles):
+        """What a job's thread does."""
+        code = 1
+        try:
+            if torch.cuda.is_initialized():
+                resolve("cuda")  # makes it this thread's
+            code = run_script(request, handles)
+            _free_memory()
+        except BaseException:  # the GPU answers no more, or the like
+            traceback.print_exc(file=sys.__stderr__)
+            self._tell(connection, code)
+            os._exit(1)
+        self.ended.append((connection, code))
+        os.write(self.wake, b".")
+
+    def _hear(self, connection):
+        """A signal for a job; or its client was killed, and nobody waits for it any more."""
+        try:
+            words = connection.recv(100)
+        except OSError:
+            words = b""
+        job = self.connections[connection]
+        if words:
+            job.stopped = int(words.split()[-1])
+        else:
+            job.stopped = signal.SIGTERM
+            self.selector.unregister(connection)
+
+    def _settle(self):
+        """Tells the clients of ended jobs."""
+        while self.ended:
+            connection, code = self.ended.pop()
+            self._tell(connection, code)
+            if connection in self.selector.get_map():
+                self.selector.unregister(connection)
+            connection.close()
+            del self.connections[connection]
+
+    def _tell(self, connection, code):
+        with contextlib.suppress(OSError):  # it was killed
+            connection.sendall(b"%d\n" % code)
+
+    def _close(self):
+        """Accepts no more; who came before is heard. See :func:`.client.reach`."""
+        with locks.locked(self.door.with_name(f"{self.door.name}.lock")):
+            self.listening.setblocking(False)
+            try:
+                while True:
+                    connection, _ = self.listening.accept()
+                    connection.close()  # it asks again
+            except BlockingIOError:
+                pass
+            for left in ("", ".log", ".lock"):
+                self.door.with_name(f"{self.door.name}{left}").unlink(missing_ok=True)
+            self.selector.unregister(self.listening)
+            self.listening.close()
+        self.open = False
+
+
+def _exactly(connection, length):
+    parts = b""
+    while len(parts) < length:
+        part = connection.recv(length - len(parts))
+        if not part:
+            raise ConnectionResetError
+        parts += part
+    return parts
+
+
+def run_script(request, handles):
+    """Runs a script as `python script arguments` would; its exit code."""
+    path = client.SCRIPTS / Path(request["script"]).name
+    with sys.stdout.to(handles[0]), sys.stderr.to(handles[1]):
+        sys.argv = [str(path), *request["arguments"]]
+        try:
+            exec(compile(path.read_bytes(), path, "exec"), {"__name__": "__main__", "__file__": str(path)})
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+                return 1
+            return int(end.code or 0)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+    return 0
+
+
+def _free_memory():
+    """Gives the memory of a job that has ended to the others; an error when the GPU answers no more."""
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+
+
+class Sources:
+    """The files of the scripts and of all that is loaded: no job may run what they were before."""
+
+    def __init__(self):
+        self.started, self.known = time.time(), {}
+
+    def are_those_loaded(self):
+        """Whether all are still what they were when this process began."""
+        for file in _sources():
+            try:
+                found = os.stat(file)
+            except OSError:
+                return False
+            facts = found.st_mtime_ns, found.st_size
+            if found.st_mtime > self.started or self.known.setdefault(file, facts) != facts:
+                return False
+        return True
+
+
+def _sources():
+    """Without those of packages and of Python, which nobody edits; the user's own modules are among them."""
+    loaded = {getattr(module, "__file__", None) for module in list(sys.modules.values())}
+    # torch gives modules without a file a name that is no path
+    edited = {file for file in loaded if file and os.path.isabs(file) and "site-packages" not in file}
+    edited = {file for file in edited if not file.startswith(_INSTALLED)}
+    return edited | {str(path) for path in client.SCRIPTS.rglob("*.*") if path.parent.name != "__pycache__"}
+
+
+_INSTALLED = (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"))
+
+
+class Routed:
+    """A standard stream that is another one for each thread: that of the job that it works for."""
+
+    def __init__(self, own):
+        self._own, self._here = own, threading.local()
+
+    def __getattr__(self, name):
+        return getattr(getattr(self._here, "stream", self._own), name)
+
+    @contextlib.contextmanager
+    def to(self, handle):
+        """Within the block this thread writes to an open file, which is closed at its end."""
+        stream = os.fdopen(handle, "w", 1, self._own.encoding, "backslashreplace")
+        self._here.stream = stream
+        try:
+            yield
+        finally:
+            del self._here.stream
+            with contextlib.suppress(OSError):  # its disk is full, which the script has met with itself
+                stream.close()
