@@ -40,12 +40,12 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
     _check_evaluation(config["evaluation"], schema)
     choose(("run",), config["run"], config["experiments"])
     _check_card(config["card"], config["experiments"])
-    _check_study(config["study"], config["experiments"])
     published = None if published_path is None else read_yaml(published_path)
     for name, experiment in config["experiments"].items():
         _check_experiment(("experiments", name), experiment, published, schema)
         if "beside" in experiment:
             choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
+    _check_study(config["study"], config["experiments"])
     for name in config["run"]:
         experiment = config["experiments"][name]
         for table in ("attacks", "differences"):
