@@ -36,6 +36,7 @@ rule all:
         GRID.plots,
         GRID.card_tables,
         GRID.card_plots,
+        GRID.study,
 
 
 rule models:
@@ -51,3 +52,8 @@ rule evaluations:
 rule lr_range:
     input:
         GRID.lr_range_plots,
+
+
+rule rates:
+    input:
+        f"{OUT}/rates.yaml",

@@ -55,6 +55,7 @@ def base():
     }
     config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
     config["card"]["run"] = [NAME]
+    config["study"].update(run=[NAME], rates=[NAME], null_models={"kaf": "relu"})
     config["data"]["published"]["archives"] = {"relu": {"bytes": 1_240_603, "sha256": "0" * 64}}
     return config
 

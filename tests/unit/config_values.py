@@ -152,6 +152,10 @@ RIGHT = {
     ("card", "queries"): whole(1, 1_000_000),
     ("card", "samples"): whole(1, 1_000_000),
     ("card", "sources"): whole(0, 100),
+    ("study", "run", 0): one_of(NAME),
+    ("study", "controls", 0): one_of(*registry.ACTIVATIONS),
+    ("study", "null_models", "kaf"): one_of(*registry.ACTIVATIONS),
+    ("study", "rates", 0): one_of(NAME),
     ("lr_range", "min"): lambda value: number(0, BASE["lr_range"]["max"], above=True, below=True)(value),
     ("lr_range", "max"): number(BASE["lr_range"]["min"], 100, above=True),
     ("lr_range", "epochs"): whole(1, 10_000),
@@ -185,6 +189,12 @@ CONTAINERS = [
     ("card",),
     ("card", "run"),
     ("card", "radii"),
+    ("study",),
+    ("study", "run"),
+    ("study", "controls"),
+    ("study", "null_models"),
+    ("study", "variants"),
+    ("study", "rates"),
     ("lr_range",),
 ]
 # The mappings in which no key but the known may stand, and those with names of the user's own.
@@ -203,6 +213,7 @@ CLOSED = [
     ("evaluation",),
     ("evaluation", "attacks", "pgd"),
     ("card",),
+    ("study",),
     ("lr_range",),
 ]
 NAMED = [("experiments",), ("evaluation", "attacks"), ("data", "published", "archives")]

@@ -81,6 +81,10 @@ SEMANTIC = [
     (("card", "radii"), [f"{n}/255" for n in (0, 1, 2, 4, 8, 16, 12, 32)], "does not grow from 0"),
     (("card", "radii", 3), 8, "8/255?"),
     (("card", "most_iterations"), 50, '"most_iterations": 50} shows no further iterations; write more'),
+    (
+        *(("study", "variants"), {NAME: NAME}),
+        f'study.variants.{NAME}: "{NAME}" is a variant itself; write the experiment that all are variants of',
+    ),
     (("lr_range", "min"), 50.0, 'lr_range: {"min": 50.0, "max": 3.0} is no range; write min less than max'),
     ((*EXPERIMENT, "dataset"), "cifar", "did you mean cifar10?"),
     ((*EXPERIMENT, "train_examples"), 1401, "write at most 1400, or null"),

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.repository import copy_repository, snakemake
+from tests.repository import ROOT, copy_repository, planned, snakemake
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,9 @@ def test_in_the_demo_every_network_learns_and_adversarial_training_pays(folder, 
     # and their gradients stand side by side
     out = folder / "results/demo"
     assert (out / "plots/digits_resnet8/saliency.pdf").read_bytes().startswith(b"%PDF")
+    page = (out / "study.md").read_text()
+    assert "### ResNet8 on digits" in page and "plots/digits_resnet8/tradeoff.png" in page
+    assert "**Against ReLU**" in page and "McNemar's exact test" in " ".join(page.split())
     card = json.loads((out / "cards/digits_standard/relu/seed0.json").read_text())
     assert card["training"] == "none" and card["figures"]["attacks"]["pgd"]["accuracy"] < 0.4
 
@@ -81,3 +84,20 @@ def test_real_cifar10_goes_through_the_whole_pipeline(folder, cifar10_folder, vg
     assert len(histories) == networks and sum(losses[-1] - losses[0] for losses in histories) < 0
     for name, published in (("vgg", "77.93"), ("resnet20", "77.52")):  # of KAF and of ReLU, beside ours
         assert published in (folder / f"results/cifar10_smoke/tables/{name}.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("preset", "networks", "attacks"), [("activations_cpu", 30, 2), ("activations", 54, 3)]
+)
+def test_the_studies_are_planned(plan, tmp_path, preset, networks, attacks):
+    """With one seed; how many networks there are in all is counted in tests/unit/test_study.py."""
+    preset = ("--configfile", ROOT / f"workflow/presets/{preset}.yaml")
+    counts = planned(plan(tmp_path, "-n", *preset, "--config", "seeds=[0]", "--quiet", "rules"))
+    assert (counts["train"], counts["evaluate"]) == (networks, attacks * networks)
+    assert counts["render_study"] == 1 and "choose_rates" not in counts
+
+
+def test_rates_are_tried_before_a_study(plan, tmp_path):
+    preset = ("--configfile", ROOT / "workflow/presets/activations_cpu.yaml")
+    counts = planned(plan(tmp_path, "-n", "rates", *preset, "--quiet", "rules"))
+    assert (counts["train"], counts["choose_rates"], counts.get("evaluate")) == (78, 1, None)

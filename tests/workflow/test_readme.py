@@ -59,6 +59,13 @@ ELSEWHERE = {
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
         "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"
     ),
+    "snakemake --cores 2 --configfile workflow/presets/activations_cpu.yaml": (
+        "tests/workflow/test_presets.py::test_the_studies_are_planned"
+    ),
+    "snakemake --cores 2 rates --configfile workflow/presets/activations_cpu.yaml": (
+        "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study"
+    ),
+    "snakemake --cores 8 rates": "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study",
     "snakemake --cores 2 --configfile workflow/presets/published_smoke.yaml --config"
     " 'data={published: {source: /path/to/converted/weights}, cifar10: {source: null}}'": (
         "tests/workflow/test_published_weights.py::test_converted_weights_need_neither_network_nor_tensorflow"

@@ -1,6 +1,7 @@
 # Records -> one table of results -> tables. Everything here is a pure function of the records.
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
-#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}
+#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}, {OUT}/study.{md,csv},
+#        {OUT}/rates.yaml
 
 
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
@@ -9,6 +10,8 @@ localrules:
     partial,
     aggregate,
     render_tables,
+    render_study,
+    choose_rates,
 
 
 # A list of ten thousand files does not fit on a command line.
@@ -128,3 +131,58 @@ rule render_tables:
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
         " --output {params.folder:q} >> {log:q} 2>&1"
+
+
+rule render_study:
+    input:
+        summary=GRID.summary,
+        manifest=GRID.manifest_file,
+        verdicts=GRID.study_verdicts(),
+        template=f"{HERE}workflow/resources/study.md",
+    output:
+        md=f"{OUT}/study.md",
+        csv=report(
+            f"{OUT}/study.csv",
+            caption="../report/study.rst",
+            category="Tables",
+            labels={"table": "planned comparisons of the study"},
+        ),
+    log:
+        f"{OUT}/logs/report/study.log",
+    benchmark:
+        f"{OUT}/benchmarks/report/study.jsonl"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        settings=json.dumps(GRID.study_settings()),
+        code=code_of("render_study.py"),
+    shell:
+        f"python {SCRIPT}/render_study.py"
+        " --summary {input.summary:q} --manifest {input.manifest:q}"
+        " --settings {params.settings:q} --template {input.template:q}"
+        " --md {output.md:q} --csv {output.csv:q} >> {log:q} 2>&1"
+
+
+# A target of its own, before the study: what it says is written into the configuration.
+rule choose_rates:
+    input:
+        GRID.rates_records(),
+    output:
+        f"{OUT}/rates.yaml",
+    log:
+        f"{OUT}/logs/report/rates.log",
+    benchmark:
+        f"{OUT}/benchmarks/report/rates.jsonl"
+    conda:
+        "../../envs/report.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="30m",
+    params:
+        code=code_of("choose_rates.py"),
+    shell:
+        f"python {SCRIPT}/choose_rates.py"
+        " --records {input:q} --output {output:q} >> {log:q} 2>&1"

@@ -45,6 +45,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
         _check_experiment(("experiments", name), experiment, published, schema)
         if "beside" in experiment:
             choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
+    _check_study(config["study"], config["experiments"])
     for name in config["run"]:
         experiment = config["experiments"][name]
         for table in ("attacks", "differences"):
@@ -125,6 +126,27 @@ def _check_card(card, experiments):
     if few >= many:
         given = {"iterations": few, "most_iterations": many}
         raise error_at(("card",), given, "shows no further iterations", "write more most_iterations")
+
+
+def _check_study(study, experiments):
+    for key in ("run", "rates"):
+        choose(("study", key), study[key], experiments)
+    choose(("study", "controls"), study["controls"], ACTIVATIONS)
+    for activation, other in study["null_models"].items():
+        choose(("study", "null_models"), [activation], ACTIVATIONS)
+        choose(("study", "null_models", activation), other, ACTIVATIONS)
+    for variant, other in study["variants"].items():
+        path = ("study", "variants", variant)
+        choose(("study", "variants"), [variant], experiments)
+        choose(path, other, experiments)
+        if other == variant or other in study["variants"]:
+            raise error_at(
+                path, other, "is a variant itself", "write the experiment that all are variants of"
+            )
+    for name in study["rates"]:
+        if "validation" not in experiments[name].get("training", {}):
+            problem = "holds no training images out, by which rates could be chosen"
+            raise error_at(("study", "rates"), name, problem, "write one with training.validation")
 
 
 def _check_experiment(path, experiment, published, schema):

@@ -180,6 +180,13 @@ def table_settings(config, experiment):
     )
 
 
+def study_settings(config):
+    """What the page of the study shows: its experiments are those that are run."""
+    run = [name for name in config["study"]["run"] if name in config["run"]]
+    experiments = {name: table_settings(config, name) for name in run}
+    return _plain({**config["study"], "run": run, "experiments": experiments})
+
+
 def card_settings(config, experiment, activation, seed):
     """All that decides the evaluation card of one cell's network, but for the networks beside it."""
     chosen = config["experiments"][experiment]

@@ -115,6 +115,23 @@ class Grid:
         return found
 
     @property
+    def study(self):
+        """The page of the study, and its comparisons: none where no experiment of it is run."""
+        return [f"{self.out}/study.{kind}" for kind in ("md", "csv")] if self.study_settings()["run"] else []
+
+    def study_verdicts(self):
+        return [path for name in self.study_settings()["run"] for path in self._verdicts(name)]
+
+    def rates_records(self):
+        """The records by which `rates` chooses: of a seed that no network of the grid has."""
+        seed = max(self.config["seeds"]) + 1
+        return [
+            self.training_files((name, activation, seed))["record"]
+            for name in self.config["study"]["rates"]
+            for activation in self.config["experiments"][name]["activations"]
+        ]
+
+    @property
     def lr_range_plots(self):
         return [f"{self.out}/plots/{name}/lr_range.pdf" for name in self.run if name in self.trained]
 
@@ -150,9 +167,12 @@ class Grid:
 
     def compared_verdicts(self, wildcards):
         """The verdicts by which activations are compared: the headline's, or those that it is made of."""
+        return self._verdicts(wildcards.experiment)
+
+    def _verdicts(self, experiment):
         headline = self.config["evaluation"]["headline"]
         merged = [headline] if headline in self.attacks else slices.worst_case_attacks(self.config)
-        cells = self.cells_of(wildcards)
+        cells = [cell for cell in self.cells if cell[0] == experiment]
         return [self.evaluation_files(cell, attack)["verdicts"] for cell in cells for attack in merged]
 
     def lr_range_files(self, kind):
@@ -230,6 +250,9 @@ class Grid:
                 for name in self.experiment(wildcards)["activations"]
             }
         }
+
+    def study_settings(self):
+        return slices.study_settings(self.config)
 
     def table_settings(self, wildcards):
         return slices.table_settings(self.config, wildcards.experiment)

@@ -61,7 +61,7 @@ def results(rows, settings, attacks, numbers, marked, published, has_beside, sai
     sentences = [
         f"{settings['title']}{where}: accuracy and robustness in percent{_spread(numbers)}.",
         f"Accuracy: correct on {_images(rows, (clean_attack(rows), headline))} without an attack.",
-        f"Robustness: still correct {_against_named(headline, settings)}, on {_images(rows, (headline,))}.",
+        f"Robustness: still correct {against_named(headline, settings)}, on {_images(rows, (headline,))}.",
     ]
     sentences += [_column(rows, settings, name) for name in attacks]
     if published:
@@ -113,7 +113,7 @@ def _column(rows, settings, name):
     """What the column of an attack shows."""
     images = _images(rows, (name,))
     if name == WORST_CASE:
-        return f"Worst case: still correct {_against_named(name, settings)}, on {images}."
+        return f"Worst case: still correct {against_named(name, settings)}, on {images}."
     attack, headline = settings["attacks"][name], settings["headline"]
     if attack["method"] != "thesis_pgd":
         return f"Under {name}: still correct {_against(attack)}, on {images}."
@@ -228,7 +228,7 @@ def _images(rows, attacks):
     return "no image yet"
 
 
-def _against_named(attack, settings):
+def against_named(attack, settings):
     """An attack by its name, or the worst case of several, in words."""
     if attack != WORST_CASE:
         return _against(settings["attacks"][attack])

@@ -143,6 +143,62 @@ def compare(first, second):
     return replace(found, p_value=max(found.p_value, _paired_t(first.mean(1), second.mean(1))))
 
 
+def residual_spread(accuracies):
+    r"""How much an accuracy varies that neither its network's kind nor its seed explains.
+
+    .. math:: s^2 = \sum_{k,j} (a_{kj} - \bar a_{k.} - \bar a_{.j} + \bar a_{..})^2 / (K - 1)(S - 1)
+
+    Of randomised blocks, the seeds being the blocks: as many seeds of one kind of network as a CPU trains say
+    little about their spread, those of all kinds say more. It takes all kinds to spread alike.
+
+    Args:
+        accuracies: (kinds, seeds).
+
+    Returns:
+        (float, int): the standard deviation s and its degrees of freedom, NaN and 0 of one kind or seed.
+
+    Source: Montgomery, Design and Analysis of Experiments, chapter 4.
+    """
+    accuracies = np.asarray(accuracies, float)
+    freedom = (accuracies.shape[0] - 1) * (accuracies.shape[1] - 1)
+    if not freedom:
+        return float("nan"), 0
+    rest = accuracies - accuracies.mean(1, keepdims=True) - accuracies.mean(0) + accuracies.mean()
+    return float(np.sqrt(np.sum(rest**2) / freedom)), freedom
+
+
+def compare_in_blocks(first, second, spread, freedom, confidence=0.95):
+    """As :func:`compare`, with the spread over seeds estimated from more kinds of networks than these two.
+
+    Args:
+        first, second: as for :func:`compare`.
+        spread, freedom: of :func:`residual_spread`, of the accuracies of all kinds.
+        confidence (float): of the interval.
+
+    Returns:
+        Difference: the larger p-value of the t-test with that spread and of the paired bootstrap over seeds
+        and images, and the ends of both intervals that are farther out. Of one seed what `compare` says.
+    """
+    stats = optional("scipy.stats", "statistics")
+
+    first, second = _paired(first, second)
+    if not freedom:
+        return compare(first, second)
+    found = paired_bootstrap(first, second, confidence)
+    error = spread * np.sqrt(2 / len(first))
+    reach = float(stats.t.ppf((1 + confidence) / 2, freedom)) * error
+    if error:
+        p_value = float(2 * stats.t.sf(abs(found.estimate) / error, freedom))
+    else:  # no spread at all, as between networks that never learned
+        p_value = float(found.estimate == 0)
+    return replace(
+        found,
+        low=min(found.low, found.estimate - reach),
+        high=max(found.high, found.estimate + reach),
+        p_value=max(found.p_value, p_value),
+    )
+
+
 def _paired_t(first, second):
     stats = optional("scipy.stats", "statistics")
 

@@ -231,7 +231,7 @@ class Training:
     def _changed(self):
         """All tensors that a step changes, in groups of a kind."""
         buffers = list(self.model.buffers())
-        groups = [
+        kinds = [
             self.model.parameters(),
             [buffer for buffer in buffers if buffer.is_floating_point()],
             [buffer for buffer in buffers if not buffer.is_floating_point()],
@@ -241,7 +241,7 @@ class Training:
             self.method_state.values(),
             self.averaged.tensors if self.averaged is not None else [],
         ]
-        return [[tensor.detach() for tensor in group if tensor is not None] for group in groups]
+        return [[tensor.detach() for tensor in kind if tensor is not None] for kind in kinds]
 
     def state(self):
         """All that the next step depends on."""
