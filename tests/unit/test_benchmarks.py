@@ -56,7 +56,7 @@ def test_operators_are_counted():
 def test_a_step_launches_no_more_operators_than_it_did(activation, most):
     """As on a GPU, nothing read back; the numbers are what torch 2.11 counted: lower them with the step."""
     chosen = settings(activation, "float32", batch=4)
-    training = Training(chosen, random_images(4), CPU, deferred=True)
+    training = Training(chosen, random_images(4), CPU, deferred=True, fused=False)
     (rows,) = training.batches.epoch(0)
     training.step(rows, 0.01)
     assert launched(lambda: training.step(rows, 0.01), CPU)["operators"] <= most

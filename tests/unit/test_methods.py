@@ -389,7 +389,8 @@ def test_no_method_asks_the_device_for_a_number():
             return function(*args, **(kwargs or {}))
 
     for name in METHODS:
-        training = Training({**chosen(name), "activation": "elu"}, NOISE, CPU, deferred=True)
+        own = {**chosen(name), "activation": "elu"}
+        training = Training(own, NOISE, CPU, deferred=True, fused=False)
         rows = first_batch(training)
         with Asked():
             training.step(rows, 0.05)
