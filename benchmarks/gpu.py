@@ -67,7 +67,9 @@ STAGES = {
         f'{SMALL} --contestants "kafnets relu" "kafnets kaf" --epochs 2 --whole relu',
         data=True,
     ),
-    "together": Stage("together", 70),
+    "together": Stage(
+        "together", 70, tiny="--architecture resnet8 --batch 8 --steps 2 --trainings 1 2 --processes 1 2"
+    ),
     "compiled": Stage(
         "training",
         85,
