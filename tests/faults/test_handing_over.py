@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -185,6 +186,10 @@ def test_a_door_that_was_tidied_away_and_made_again_is_the_others(place):
     client._connect(folder, "door").close()
     second._close()
     assert not list(folder.iterdir())
+    third = server.Server(client._bound(folder, "door"), folder / "door")
+    shutil.rmtree(folder)
+    third._close()
+    assert not third.open
 
 
 def in_a_process(temporary, scripts, start, log):

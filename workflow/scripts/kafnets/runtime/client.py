@@ -49,7 +49,8 @@ def join(where, script, arguments):
     try:
         folder, name = locks.private_folder(), _name(device)
         with _Signals() as signals:
-            return _joined(folder, name, index, script, arguments, signals)
+            code = _joined(folder, name, index, script, arguments, signals)
+            return 128 + signals.received[0] if code is None and signals.received else code
     except Refused as reason:
         return _alone(reason)
     except OSError as error:

@@ -181,7 +181,9 @@ class Server:
 
     def _close(self):
         """Accepts no more; who came before is heard. See :func:`.client.reach`."""
-        with locks.locked(self.door.with_name(f"{self.door.name}.lock")):
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # the folder was tidied away: nobody comes any more
+                held.enter_context(locks.locked(self.door.with_name(f"{self.door.name}.lock")))
             self.listening.setblocking(False)
             try:
                 while True:
