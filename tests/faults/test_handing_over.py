@@ -119,6 +119,7 @@ def test_who_says_nothing_or_nonsense_harms_no_other(place, start, capfd):
     words = [b"", b"abc", b"\0" * 7 + b"\3abc", b"\0" * 7 + b"\3"]
     for sent, handles in [(one, [1, 2]) for one in words] + [(b"\0" * 7 + b"\2{}", [1])]:
         with client.reach(folder, name, -1) as visitor, contextlib.suppress(ConnectionError):
+            visitor.settimeout(20)
             if sent:
                 socket.send_fds(visitor, [sent[:8]], handles)
                 visitor.sendall(sent[8:])
