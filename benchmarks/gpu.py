@@ -69,8 +69,8 @@ STAGES = {
     "together": Stage(
         "together",
         70,
-        "--only process --jobs 8 1 4 2",  # what is aimed at comes first
-        "--only process --architecture resnet8 --batch 8 --batches 1 --jobs 1 2 --steps 1",
+        "--trainings 8 1 4 2",  # what is aimed at comes first
+        "--architecture resnet8 --batch 8 --steps 2 --trainings 1 2 --processes 1 2",
     ),
     "compiled": Stage(
         "training",

@@ -1,150 +1,126 @@
 """How long a step takes when k trainings share a device: in one process, in turns, and in a process each.
 
-    python -m benchmarks.together [--activation relu] [--jobs 1 2 4 8] [--steps 200] [--only process]
-        [--seconds 60] [--output together.json]
+    python -m benchmarks.together [--activation relu] [--trainings 1 2 4 8] [--processes 1 2 4 8]
 
 The table shows milliseconds by the step of one network: the time from when all are ready until all are done,
 divided by all their steps. In one process every training has a stream, a CUDA graph and random numbers of its
-own, as in the pipeline (workflow/scripts/together.py). For processes under MPS start its daemon first. The
-figures are written as they come: those of one process as `together`, the others as `processes`.
+own, as in the pipeline (workflow/scripts/together.py). Processes take turns on a GPU unless NVIDIA's MPS
+runs: start its daemon first. Figures are written as they come; with --seconds nothing is begun that would
+probably end later, and the file says what was left out.
 """
 
 import argparse
-import multiprocessing
+import itertools
 import time
 from pathlib import Path
 
 import torch
-from kafnets.evaluation.judge import synchronize
 from kafnets.runtime import records, turns
 from kafnets.runtime.device import resolve
 from kafnets.runtime.graphs import WARM_UP, computing_on, wait_for
 from kafnets.runtime.side_by_side import side_by_side
 from kafnets.training.training import Training
 
-from .contestants import ARCHITECTURES, BATCH, RATE, random_images, settings
+from .contestants import ARCHITECTURES, BATCH, RATE, Case, random_images, settings
 from .measuring import Figures
+from .processes import sharing
 
 READY = WARM_UP + 5  # steps before the clock starts: compilers, and the graph
-PATIENCE = 300  # seconds that processes wait for each other
+BATCHES = 16  # of the random images: enough for them to differ
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--activation", default="relu")
-    parser.add_argument("--architecture", default="resnet20", choices=ARCHITECTURES)
-    parser.add_argument("--precision", default="bfloat16", help="on a GPU: float32, bfloat16, float16")
-    parser.add_argument("--batch", type=int, default=BATCH)
-    parser.add_argument("--jobs", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--batches", type=int, default=16, help="of the random images")
-    parser.add_argument("--only", choices=["process", "processes"])
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--seconds", type=float, help="nothing is begun later than this after the start")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/together.json"))
-    arguments = parser.parse_args()
+    arguments = parse()
     torch.set_num_threads(1)
-    kinds = {"process": ("together", in_one_process), "processes": ("processes", in_a_process_each)}
-    facts = {
-        "settings": {key: str(value) for key, value in vars(arguments).items()},
-        "environment": records.environment(resolve(arguments.device)),
-    }
-    figures = Figures(arguments.output, "together", facts, ["together", "processes"], arguments.seconds)
-    print(f"{'jobs':>4}  {'':9}  ms a step of one network", flush=True)
-    for kind in [arguments.only] if arguments.only else kinds:
-        section, measure = kinds[kind]
-        taken = 0.0  # by the row before
-        for jobs in arguments.jobs:
-            if not figures.allows(f"{jobs} trainings, {kind}", taken):
-                continue
-            started = time.monotonic()
-            milliseconds = 1e3 * measure(jobs, arguments) / jobs / arguments.steps
-            taken = time.monotonic() - started
-            figures.add(section, {"trainings": jobs, "model_step_ms": milliseconds})
-            print(f"{jobs:4}  {kind:9}  {milliseconds:.3f}", flush=True)
+    device = resolve(arguments.device)
+    chosen = {key: str(value) for key, value in vars(arguments).items()}
+    facts = {"settings": chosen, "environment": records.environment(device)}
+    figures = Figures(arguments.output, "together", facts, ("together", "sharing"), arguments.seconds)
+    data = random_images(BATCHES * arguments.batch)
+    case = Case(data, device, arguments.precision, arguments.architecture, arguments.batch)
+    in_one_process(arguments.trainings, case, arguments.activation, arguments.steps, figures)
+    sharing(arguments.processes, case, arguments.steps, figures)
     figures.finish()
 
 
-def in_one_process(jobs, arguments):
-    """Seconds from when all are ready until all are done."""
-    device = resolve(arguments.device)
-    ready, times = [], []
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--activation", default="relu", help="of the trainings in one process")
+    parser.add_argument("--precision", default="bfloat16", help="on a GPU: float32, bfloat16, float16")
+    parser.add_argument("--architecture", default="resnet20", choices=ARCHITECTURES)
+    parser.add_argument("--batch", type=int, default=BATCH)
+    parser.add_argument("--trainings", type=int, nargs="*", default=[1, 2, 4, 8], help="in one process")
+    parser.add_argument("--processes", type=int, nargs="*", default=[], help="with a training each (relu)")
+    parser.add_argument("--steps", type=int, default=200, help="of each training")
+    parser.add_argument("--seconds", type=float, help="nothing is begun that would end later")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmarks/together.json"))
+    return parser.parse_args()
+
+
+def in_one_process(counts, case, activation, steps, figures):
+    """A row for each of `counts`, as it is measured; left out where, by the last one, time is short."""
+    each = 0.0  # seconds a training of the last count, with its getting ready
+    for count in counts:
+        if not figures.allows(f"{count} trainings in one process", each * count):
+            continue
+        started = time.monotonic()
+        seconds = together(count, case, activation, steps)
+        each = (time.monotonic() - started) / count
+        row = {"trainings": count, "steps": steps, "model_step_ms": 1e3 * seconds / count / steps}
+        figures.add("together", row)
+        print(f"{count} trainings in one process: {row['model_step_ms']:.3f} ms a model-step", flush=True)
+
+
+def together(count, case, activation, steps):
+    """Seconds from when all trainings are ready until all are done.
+
+    Raises:
+        Exception: what has ended one of them; the others are not waited for.
+    """
+    ready, failed, times = [], [], []
 
     def all_ready():
         ready.append(True)
-        turns.until(lambda: len(ready) == jobs)
+        turns.until(lambda: len(ready) == count or failed)
+        if failed:
+            raise SystemExit
         times.append(time.perf_counter())
 
     def job(seed):
-        steps(arguments, device, seed, all_ready)
+        try:
+            train(case, activation, seed, steps, all_ready)
+        except Exception as error:
+            failed.append(error)
         times.append(time.perf_counter())
 
-    for error in side_by_side([lambda seed=seed: job(seed) for seed in range(jobs)], device):
-        if error is not None:
-            raise error
+    ended = side_by_side([lambda seed=seed: job(seed) for seed in range(count)], case.device)
+    for error in [*failed, *filter(None, ended)]:
+        raise error
     return max(times) - min(times)
 
 
-def in_a_process_each(jobs, arguments):
-    """The same of processes, each of which makes its own network."""
-    context = multiprocessing.get_context("spawn")
-    barrier, times = context.Barrier(jobs), context.SimpleQueue()
-    crowd = [
-        context.Process(target=one_process, args=(arguments, seed, barrier, times)) for seed in range(jobs)
-    ]
-    for process in crowd:
-        process.start()
-    found = []
-    for process in crowd:
-        process.join()
-        if process.exitcode:
-            raise SystemExit(f"a process ended with {process.exitcode}")
-    while not times.empty():
-        found += times.get()
-    return max(found) - min(found)
-
-
-def one_process(arguments, seed, barrier, times):
-    torch.set_num_threads(1)
-    device, clock = resolve(arguments.device), []
-
-    def all_ready():
-        synchronize(device)
-        barrier.wait(PATIENCE)
-        clock.append(time.perf_counter())  # of the machine, the same in all processes
-
-    steps(arguments, device, seed, all_ready)
-    times.put([*clock, time.perf_counter()])
-
-
-def steps(arguments, device, seed, all_ready):
+def train(case, activation, seed, steps, all_ready):
     """The steps of one training; `all_ready` is called after those that get it ready."""
-    dataset = random_images(arguments.batches * arguments.batch)
-    chosen = (arguments.activation, arguments.precision, arguments.architecture, arguments.batch)
-    run = {**settings(*chosen), "seed": seed}
-    with computing_on(device):
-        training = Training(run, dataset, device)
-        for number, rows in enumerate(endless(training, READY + arguments.steps)):
+    run = {**settings(activation, case.precision, case.architecture, case.batch), "seed": seed}
+    with computing_on(case.device):
+        training = Training(run, case.dataset, case.device)
+        for number, rows in enumerate(whole_batches(training, READY + steps)):
             if number == READY:
-                wait_for(device)
+                wait_for(case.device)
                 all_ready()
             training.step(rows, RATE)
             turns.give_way()
-        wait_for(device)
+        wait_for(case.device)
         training.check()
 
 
-def endless(training, count):
-    """The rows of so many whole batches, epoch after epoch."""
-    epoch = 0
-    while count > 0:
-        for rows in training.batches.epoch(epoch):
-            if count > 0:
-                yield rows
-            count -= 1
-        epoch += 1
+def whole_batches(training, count):
+    """The rows of so many, epoch after epoch; there are whole ones only (see BATCHES)."""
+    epochs = (training.batches.epoch(number) for number in itertools.count())
+    return itertools.islice(itertools.chain.from_iterable(epochs), count)
 
 
 if __name__ == "__main__":

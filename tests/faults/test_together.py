@@ -197,14 +197,14 @@ def test_edited_code_is_not_run_as_it_was_before(tmp_path, monkeypatch):
     os.utime(tmp_path / "train.py", (1e9, 1e9))
     sources = server.Sources()
     monkeypatch.setattr(sources, "started", sources.started + 1000)
-    assert sources.are_those_loaded() and sources.are_those_loaded()
+    assert sources.changed() is None and sources.changed() is None
     (tmp_path / "train.py").write_text("2")
-    assert not sources.are_those_loaded()
+    assert sources.changed() == str(tmp_path / "train.py")
     os.utime(tmp_path / "train.py", (1e9, 1e9))
-    assert sources.are_those_loaded(), "of the same size and date: it cannot be told"
+    assert sources.changed() is None, "of the same size and date: it cannot be told"
     (tmp_path / "new.py").touch()
     os.utime(tmp_path / "new.py", (3e9, 3e9))
-    assert not sources.are_those_loaded()
+    assert sources.changed() == str(tmp_path / "new.py")
 
 
 @pytest.mark.parametrize("arguments", [[], ["gpu"], ["tpu", "train.py"], ["cpu", "../train.py"]])

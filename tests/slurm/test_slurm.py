@@ -287,6 +287,55 @@ def test_trainings_that_take_turns_in_one_job(cluster, slurm, folder, prepared, 
     tally.bits("SLURM: a job of several trainings cancelled when one was done")
 
 
+@pytest.mark.slow
+def test_trainings_of_one_job_that_share_a_process(cluster, slurm, folder, prepared, tmp_path, tally):
+    """An array of one task, two of its trainings at a time; one fails, the task is cancelled in mid-run.
+
+    The one that fails comes first or not: the others are trained to their end in every attempt.
+    """
+    group = ["--groups", "train=train", "--group-components", "train=4", "--resources", "slot=2"]
+    group += ["--set-resource-scopes", "slot=local", "--retries", "1"]
+    group += ["--set-resources", "train:together=cpu", "train:slot=1", "train:gpu=0", "train:gres=gpu:1"]
+    group += ["train:mem_mb=1500", "train:runtime=12h"]
+    training = "training: {epochs: 5, learning_rate: {kaf_free: [100, 100]}}"
+    activations = "[relu, kaf, swish, kaf_free]"
+    config = ["seeds=[0]", f"experiments={{tiny: {{activations: {activations}, {training}}}}}"]
+    process = slurm(folder, "models", *group, config=config)
+    trainings, computing = set(), set()
+
+    def two_have_a_checkpoint():
+        trainings.add(len(processes(folder, "together.py", " cpu train.py")))
+        computing.add(len(processes(folder, "together.py", " serve ")))
+        return len(list(folder.rglob("resume-*.ckpt"))) >= 2
+
+    cluster.until(two_have_a_checkpoint, "two checkpoints", 300)
+    (first,) = cluster.jobs("running")
+    job = cluster.job(first["id"])
+    assert job["TimeLimit"] == "1-00:00:00" and job["NumCPUs"] == "2" and "mem=3000M" in job["TRES"], job
+    assert job["TresPerNode"] == "gres:gpu:1"
+    assert max(trainings) == 2 and max(computing) == 1
+    tally.tried("SLURM: a job of trainings in one process cancelled, one of them failing")
+    cluster.run("scancel", first["id"])
+    reference = undisturbed(
+        *(prepared, tmp_path, "models", "--config", "seeds=[0]"),
+        "experiments={tiny: {activations: [relu, kaf, swish], training: {epochs: 5}}}",
+    )
+    finish(process, folder, 900, check=False)
+    assert list(submissions(folder)[0].values()) == [("group_train_train", 1)] * 2
+    logs = [training_log(folder, activation) for activation in ("relu", "kaf", "swish")]
+    assert all("epoch 5/5" in log for log in logs) and sum("resuming at" in log for log in logs) >= 1, logs
+    assert "error: training stopped at epoch 1" in training_log(folder, "kaf_free")
+    assert not weights(folder), "Snakemake throws away what a failed group has made"
+    # without the one that fails they are written from their checkpoints
+    config[1] = "experiments={tiny: {activations: [relu, kaf, swish], training: {epochs: 5}}}"
+    finish(slurm(folder, "models", *group, config=config), folder, 900)
+    assert len(weights(folder)) == 3 and weights(folder) == weights(reference)
+    assert all(
+        "resuming at epoch 6, step 1" in training_log(folder, name) for name in ("relu", "kaf", "swish")
+    )
+    tally.bits("SLURM: a job of trainings in one process cancelled, one of them failing")
+
+
 def test_a_grid_on_two_gpus(cluster, slurm, folder, prepared, tmp_path, tally):
     """Arrays for two GPUs, from what is ready; the node is drained in mid-run and comes back."""
     config = ["seeds=[0]", "experiments={tiny: {training: {epochs: 5}}}"]

@@ -13,7 +13,7 @@ from kafnets.training.augmentation import crop_flip
 from kafnets.training.training import Training
 from torch.nn import functional
 
-from benchmarks import gpu, targets, thesis
+from benchmarks import gpu, targets, thesis, together
 from benchmarks.contestants import Careful, Case, Contestant, random_images, settings
 from benchmarks.measuring import Figures, launched
 from benchmarks.processes import sharing
@@ -118,6 +118,30 @@ def test_processes_that_do_not_get_ready_are_ended(tmp_path):
     sharing([1, 2], Case(None, CPU, "float32", "resnet8", batch=4), 1, some)
     assert time.monotonic() - started < 30
     assert some.content["cut_short"] == ["1 processes: 0 got ready", "2 processes: 0 got ready"]
+
+
+def test_trainings_in_one_process_are_timed_as_they_come(tmp_path, monkeypatch):
+    """Where targets reads them; the last is left out, by what the one before took."""
+    monkeypatch.setattr(together, "READY", 1)
+    some = figures(tmp_path, sections=("together",))
+    case = Case(random_images(8), CPU, "float32", "resnet8", batch=4)
+    together.in_one_process([1, 2], case, "relu", 2, some)
+    assert [row["trainings"] for row in some.content["together"]] == [1, 2]
+    (tmp_path / "figures.json").rename(tmp_path / "together.json")
+    found = targets.Found(tmp_path).together()
+    assert found.keys() == {1, 2} and 0 < min(found.values()) <= max(found.values()) < 10_000
+    some = figures(tmp_path, seconds=1000, sections=("together",))
+    together.in_one_process([1, 10**6], case, "relu", 2, some)
+    assert some.content["cut_short"] == ["1000000 trainings in one process: 1000 s are not enough"]
+
+
+def test_one_that_fails_ends_the_timing_of_all():
+    """Though the others wait until all are ready."""
+    data = random_images(8)
+    data.train_labels[0] = 11
+    case = Case(data, CPU, "float32", "resnet8", batch=4)
+    with pytest.raises(Exception, match=r"(?i)target|index|bounds"):
+        together.together(2, case, "relu", 2)
 
 
 def test_the_texts_of_a_grid_come_along(tmp_path):

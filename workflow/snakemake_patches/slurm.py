@@ -91,12 +91,14 @@ def run_array_jobs(self, jobs):
 def command(self, job):
     """What the job would run by itself; but a group in one step, on its cores, by one snakemake.
 
-    By itself it starts a step and a snakemake for each of its jobs, which takes as long as a small training.
-    When one of them fails, Snakemake throws away what the others made; trainings keep their checkpoints until
-    the whole group is done (:func:`removing_checkpoints`), so that the next attempt need not train again.
+    By itself it starts a step and a snakemake for each of its jobs, which takes as long as a small training,
+    and it does not pass --keep-going on. When one of them fails, Snakemake throws away what the others made;
+    trainings keep their checkpoints until the whole group is done (:func:`removing_checkpoints`), so that the
+    next attempt need not train again.
     """
     whole = self.format_job_exec(job)
-    inside = whole.replace(self.additional_general_args(), f"--cores {job.threads}")
+    going = " --keep-going" * self.workflow.execution_settings.keep_going
+    inside = whole.replace(self.additional_general_args(), f"--cores {job.threads}{going}")
     if not job.is_group() or inside == whole:
         return whole
     step = f"srun -n1 --nodes=1 --cpus-per-task={job.threads} --cpu-bind=q"

@@ -1,16 +1,17 @@
 """A job handed to the process that computes the jobs of one GPU; without torch, so it starts at once.
 
 The first job of a GPU starts that process (:mod:`.server`); the others, which reach it by a socket in a
-folder of this user's own, join it. Only jobs that would run alike do: of the same Python, folder and
-environment, so of the same job of SLURM too. The job stays a process: what it is told (signals) it passes on,
-what its script writes goes to its own output, and it ends with its script's exit code. Should the other
-process die, the job is its own again: it goes on by itself, from its checkpoint.
+folder of this user's own, join it. Only jobs that would run alike do: of the same Python, folder,
+environment and limits, so of the same job of SLURM too. The job stays a process: what it is told (signals) it
+passes on, what its script writes goes to its own output, and it ends with its script's exit code. Should the
+other process die, the job is its own again: it goes on by itself, from its checkpoint.
 """
 
 import contextlib
 import hashlib
 import json
 import os
+import resource
 import signal
 import socket
 import struct
@@ -22,7 +23,8 @@ from . import driver, locks
 SCRIPTS = Path(__file__).resolve().parents[2]
 LENGTH = struct.Struct("!Q")
 ACCEPTED, REFUSED = b"+", b"-"
-ATTEMPTS = 5  # to reach a process that accepts the job
+ATTEMPTS = 3  # to reach a process that accepts the job
+PATIENCE = 600  # seconds for a process to accept the job: where it starts, it imports torch before
 # of a terminal or a shell; what they say changes nothing
 _NOT_COMPARED = {"_", "SHLVL", "OLDPWD", "TERM", "COLUMNS", "LINES"}
 _LAST_WORDS = 2000
@@ -42,32 +44,52 @@ def join(where, script, arguments):
     """
     try:
         index, device = _place(where)
-        folder = locks.private_folder()
-    except (OSError, LookupError):
+    except LookupError:
         return None
-    name = _name(device)
+    try:
+        folder, name = locks.private_folder(), _name(device)
+        with _Signals() as signals:
+            code = _joined(folder, name, index, script, arguments, signals)
+            return 128 + signals.received[0] if code is None and signals.received else code
+    except Refused as reason:
+        return _alone(reason)
+    except OSError as error:
+        return _alone(f"the process for several jobs cannot be reached or started: {error}")
+    except Stopped as signal_number:
+        return 128 + signal_number.args[0]
+
+
+class Refused(Exception):
+    """The job has not begun; says why."""
+
+
+class Stopped(BaseException):
+    """A signal came before the job had begun."""
+
+
+def _joined(folder, name, index, script, arguments, signals):
+    """The exit code; None when the process died."""
     request = json.dumps({"script": script, "arguments": arguments}).encode()
-    with _Signals() as signals:
-        for _ in range(ATTEMPTS):
+    for attempt in range(1, ATTEMPTS + 1):
+        with reach(folder, name, index) as connection:
             try:
-                connection = reach(folder, name, index)
-            except OSError:
-                break
-            with connection:
-                answer = _ask(connection, request, signals)
-            if answer is None:
-                print(
-                    f"the process of several jobs that this one was in has died; it goes on by itself"
-                    f"{_last_words(folder / f'{name}.log')}",
-                    file=sys.stderr,
-                    flush=True,
-                )
-                break
-            if answer is not REFUSED:
-                return answer
-            if signals.received:
-                break
-        return 128 + signals.received[0] if signals.received else None
+                _ask(connection, request)
+            except Refused as reason:
+                if attempt == ATTEMPTS:
+                    raise Refused(f"{reason}{_last_words(folder / f'{name}.log')}") from None
+                continue
+            answer = _answer(connection, signals)
+        if answer is not None:
+            return answer
+        return _alone(
+            f"the process of several jobs that this one was in has died{_last_words(folder / f'{name}.log')}"
+        )
+
+
+def _alone(reason):
+    """Says why, in the job's log: otherwise nobody would see why a GPU's jobs are slow."""
+    first, _, words = str(reason).partition("\n")
+    print(f"{first}; it goes on by itself", *filter(None, [words]), sep="\n", file=sys.stderr, flush=True)
 
 
 def _place(where):
@@ -82,8 +104,20 @@ def _place(where):
 def _name(device):
     """Of the socket: the same for jobs of one device that run alike."""
     variables = {name: value for name, value in os.environ.items() if name not in _NOT_COMPARED}
-    facts = [device, sys.executable, str(SCRIPTS), os.getcwd(), sorted(variables.items())]
+    facts = [device, sys.executable, str(SCRIPTS), os.getcwd(), sorted(variables.items()), _limits()]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _limits():
+    """What a process has from who started it: group and mode of its files, cores, memory, file systems."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    numbers = [getattr(resource, name) for name in sorted(dir(resource)) if name.startswith("RLIMIT_")]
+    facts = [os.getegid(), umask, *map(resource.getrlimit, numbers)]
+    with contextlib.suppress(OSError, AttributeError):  # without them the others decide
+        facts += [sorted(os.sched_getaffinity(0))]
+        facts += [Path("/proc/self/cgroup").read_text(encoding="utf-8"), os.readlink("/proc/self/ns/mnt")]
+    return facts
 
 
 def reach(folder, name, index):
@@ -114,8 +148,15 @@ def _connect(folder, name):
 def _bound(folder, name):
     (folder / name).unlink(missing_ok=True)
     listening = socket.socket(socket.AF_UNIX)
-    _within(folder, listening.bind, name)
-    listening.listen(128)
+    try:
+        # who may write to it has this user's rights: before it has a name, whatever the umask
+        os.fchmod(listening.fileno(), 0o600)
+        _within(folder, listening.bind, name)
+        _within(folder, lambda path: os.chmod(path, 0o600), name)
+        listening.listen(128)
+    except OSError:
+        listening.close()
+        raise
     return listening
 
 
@@ -149,15 +190,37 @@ def _start(listening, folder, name, index):
         os._exit(1)
 
 
-def _ask(connection, request, signals):
-    """The exit code of the job; REFUSED when it was not begun; None when the process died."""
+def _ask(connection, request):
+    """Returns when the job has been accepted.
+
+    Raises:
+        Refused: when it was not begun; without a reason where the process has ended, or is about to.
+    """
+    if peer(connection) != os.getuid():
+        raise Refused("the process for several jobs is another user's")
+    connection.settimeout(PATIENCE)
     try:
         socket.send_fds(connection, [LENGTH.pack(len(request))], [1, 2])
         connection.sendall(request)
-        if connection.recv(1) != ACCEPTED:
-            return REFUSED
-    except OSError:
-        return REFUSED
+        if connection.recv(1) == ACCEPTED:
+            connection.settimeout(None)
+            return
+        reason = connection.recv(1000).decode(errors="replace")
+    except TimeoutError:
+        raise TimeoutError(f"no answer within {PATIENCE} s") from None
+    except ConnectionError:
+        reason = ""
+    raise Refused(f"the process for several jobs does not take this one: {reason or 'it has ended'}")
+
+
+def peer(connection):
+    """The user whose process is at the other end."""
+    kind = struct.Struct("3i")
+    return kind.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, kind.size))[1]
+
+
+def _answer(connection, signals):
+    """The exit code of an accepted job; None when the process died."""
     with signals.passed_on(connection):
         answer = b""
         while not answer.endswith(b"\n"):
@@ -166,13 +229,17 @@ def _ask(connection, request, signals):
             except OSError:
                 part = b""
             if not part:
-                return None
+                break
             answer += part
-    return int(answer)
+    if answer.endswith(b"\n"):
+        return int(answer)
+    if signals.received:
+        raise Stopped(signals.received[0])
+    return None
 
 
 class _Signals:
-    """SIGTERM and SIGINT, for the job; those that come before it has begun wait until then."""
+    """SIGTERM and SIGINT, for the job; before it has begun they end this process, as if it were the job."""
 
     numbers = (signal.SIGTERM, signal.SIGINT)
 
@@ -187,22 +254,15 @@ class _Signals:
 
     def _receive(self, number, _):
         self.received.append(number)
-        self._send(number)
-
-    def _send(self, number):
-        if self.connection is not None:
-            with contextlib.suppress(OSError):  # the job is at its end
-                self.connection.sendall(b"%d\n" % number)
+        if self.connection is None:
+            raise Stopped(number)
+        with contextlib.suppress(OSError):  # the job is at its end
+            self.connection.sendall(b"%d\n" % number)
 
     @contextlib.contextmanager
     def passed_on(self, connection):
         self.connection = connection
-        for number in self.received:
-            self._send(number)
-        try:
-            yield
-        finally:
-            self.connection = None
+        yield
 
 
 def _last_words(log):

@@ -12,6 +12,7 @@ import os
 import selectors
 import signal
 import socket
+import struct
 import sys
 import sysconfig
 import threading
@@ -28,6 +29,7 @@ from .turns import Turns
 
 LINGER = 5.0  # seconds without a job after which the process ends: the next job is often about to start
 PATIENCE = 10.0  # seconds for a client to say what it wants
+GRACE = 30.0  # seconds for Python to end; a thread that a job has left would hold the GPU for ever
 
 
 def serve(listening, folder, name, index):
@@ -42,9 +44,14 @@ def serve(listening, folder, name, index):
     if index >= 0:
         settle(index)
         torch.cuda.init()
+    os.set_inheritable(listening, False)
     server = Server(socket.socket(fileno=listening), Path(folder) / name)
+    os.register_at_fork(after_in_child=server.let_go)
     with stopping(server.stop):
         server.run()
+    end = threading.Timer(GRACE, os._exit, [0])
+    end.daemon = True
+    end.start()
 
 
 class Server:
@@ -52,6 +59,7 @@ class Server:
 
     def __init__(self, listening, door):
         self.listening, self.door = listening, door
+        self.own_door = os.stat(door)
         self.turns = Turns(keep, fresh)
         self.sources = Sources()
         self.selector = selectors.DefaultSelector()
@@ -66,6 +74,12 @@ class Server:
         """Ends all jobs, their state saved, and then the process."""
         self.stopped = True
         self.turns.stop(signal_number)
+
+    def let_go(self):
+        """In a process that a job forks: held there, the sockets would tell nobody that this one has died."""
+        for held in (self.listening, *tuple(self.connections)):
+            with contextlib.suppress(OSError):
+                held.close()
 
     def run(self):
         idle = time.monotonic()
@@ -84,27 +98,43 @@ class Server:
                 self._close()
 
     def _accept(self):
-        connection, _ = self.listening.accept()
-        try:
-            connection.settimeout(PATIENCE)
-            header, handles, _, _ = socket.recv_fds(connection, client.LENGTH.size, 2)
-            (length,) = client.LENGTH.unpack(header)
-            request = json.loads(_exactly(connection, length))
-            if self.stopped or not self.sources.are_those_loaded():
-                for handle in handles:
-                    os.close(handle)
-                connection.sendall(client.REFUSED)
-                connection.close()
-                self._close()
+        with contextlib.ExitStack() as refused:
+            try:
+                connection = refused.enter_context(self.listening.accept()[0])
+                request, handles = self._request(connection, refused)
+                if reason := self._why_not():
+                    self._close()  # before it asks again: it shall find another
+                    connection.sendall(client.REFUSED + reason.encode(errors="replace"))
+                    return
+                connection.sendall(client.ACCEPTED)
+                connection.settimeout(None)
+            except (OSError, ValueError, struct.error):  # it is gone, or none of ours
                 return
-            connection.sendall(client.ACCEPTED)
-            connection.settimeout(None)
-        except (OSError, ValueError):  # it is gone
-            connection.close()
-            return
+            refused.pop_all()
         self.selector.register(connection, selectors.EVENT_READ)
         job = self.turns.start(lambda: self._work(connection, request, handles))
         self.connections[connection] = job
+
+    def _request(self, connection, refused):
+        """What a client wants, and its two outputs, which `refused` closes."""
+        if client.peer(connection) != os.getuid():
+            raise PermissionError
+        connection.settimeout(PATIENCE)
+        header, handles, _, _ = socket.recv_fds(connection, client.LENGTH.size, 2)
+        for handle in handles:
+            refused.callback(os.close, handle)
+            os.set_inheritable(handle, False)
+        if len(handles) != 2:
+            raise ValueError
+        (length,) = client.LENGTH.unpack(header)
+        return json.loads(_exactly(connection, length)), handles
+
+    def _why_not(self):
+        """Why no job is accepted any more, or None."""
+        if self.stopped:
+            return "it has been told to stop"
+        changed = self.sources.changed()
+        return changed and f"{changed} is not what it was when that process began"
 
     def _work(self, connection, request, handles):
         """What a job's thread does."""
@@ -115,7 +145,8 @@ class Server:
             code = run_script(request, handles)
             _free_memory()
         except BaseException:  # the GPU answers no more, or the like
-            traceback.print_exc(file=sys.__stderr__)
+            with contextlib.suppress(OSError):  # its disk is full
+                traceback.print_exc(file=sys.__stderr__)
             self._tell(connection, code)
             os._exit(1)
         self.ended.append((connection, code))
@@ -150,7 +181,9 @@ class Server:
 
     def _close(self):
         """Accepts no more; who came before is heard. See :func:`.client.reach`."""
-        with locks.locked(self.door.with_name(f"{self.door.name}.lock")):
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError):  # the folder was tidied away: nobody comes any more
+                held.enter_context(locks.locked(self.door.with_name(f"{self.door.name}.lock")))
             self.listening.setblocking(False)
             try:
                 while True:
@@ -158,11 +191,18 @@ class Server:
                     connection.close()  # it asks again
             except BlockingIOError:
                 pass
-            for left in ("", ".log", ".lock"):
-                self.door.with_name(f"{self.door.name}{left}").unlink(missing_ok=True)
+            if self._has_its_door():
+                for left in ("", ".log", ".lock"):
+                    self.door.with_name(f"{self.door.name}{left}").unlink(missing_ok=True)
             self.selector.unregister(self.listening)
             self.listening.close()
         self.open = False
+
+    def _has_its_door(self):
+        """Whether nobody has tidied it away, and another process made its own there."""
+        with contextlib.suppress(OSError):
+            return os.path.samestat(os.stat(self.door), self.own_door)
+        return False
 
 
 def _exactly(connection, length):
@@ -207,17 +247,17 @@ class Sources:
     def __init__(self):
         self.started, self.known = time.time(), {}
 
-    def are_those_loaded(self):
-        """Whether all are still what they were when this process began."""
+    def changed(self):
+        """One that is no longer what it was when this process began, or None."""
         for file in _sources():
             try:
                 found = os.stat(file)
             except OSError:
-                return False
+                return file
             facts = found.st_mtime_ns, found.st_size
             if found.st_mtime > self.started or self.known.setdefault(file, facts) != facts:
-                return False
-        return True
+                return file
+        return None
 
 
 def _sources():
