@@ -55,6 +55,7 @@ ELSEWHERE = {
     "python workflow/scripts/pack_results.py --unpack carried.tar.xz && snakemake --cores 8": (
         "tests/workflow/test_carrying.py::test_it_goes_on_elsewhere_with_the_same_bits"
     ),
+    "python -m benchmarks.together --processes 1 2 4 8": "tests/unit/test_benchmarks.py",
     "make reliability": "fifty minutes of tests that make test-all runs too",
     "snakemake --cores 2 --configfile workflow/presets/cifar10_smoke.yaml": (
         "tests/workflow/test_presets.py::test_real_cifar10_goes_through_the_whole_pipeline"

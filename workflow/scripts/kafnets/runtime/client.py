@@ -267,7 +267,7 @@ class _Signals:
 
 def _last_words(log):
     try:
-        words = log.read_text(errors="replace")[-_LAST_WORDS:].strip()
+        words = log.read_text(encoding="utf-8", errors="replace")[-_LAST_WORDS:].strip()
     except OSError:
         return ""
     return f". Its last words:\n{words}" if words else ""

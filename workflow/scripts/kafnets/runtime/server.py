@@ -7,6 +7,7 @@ itself unusable, all end there, and the others go on by themselves.
 
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import selectors
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from . import client, locks
+from . import cli, client, locks
 from .device import resolve, settle
 from .side_by_side import fresh, keep, stopping
 from .turns import Turns
@@ -221,7 +222,11 @@ def run_script(request, handles):
     with sys.stdout.to(handles[0]), sys.stderr.to(handles[1]):
         sys.argv = [str(path), *request["arguments"]]
         try:
-            exec(compile(path.read_bytes(), path, "exec"), {"__name__": "__main__", "__file__": str(path)})
+            # a module of its own for each job, which no other job finds
+            specification = importlib.util.spec_from_file_location(path.stem, path)
+            script = importlib.util.module_from_spec(specification)
+            specification.loader.exec_module(script)
+            cli.run(script.main)
         except SystemExit as end:
             if isinstance(end.code, str):
                 print(end.code, file=sys.stderr)
