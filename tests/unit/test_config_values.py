@@ -44,6 +44,7 @@ def test_the_right_configuration_passes():
 @settings(generated, max_examples=1300)
 @given(path=st.sampled_from(list(RIGHT)), value=values)
 @example(path=("seeds", 0), value=1.0)
+@example(path=(*TRAINING, "epochs"), value=1)
 def test_a_wrong_value(tally, path, value):
     if RIGHT[path](value):
         return
