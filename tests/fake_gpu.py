@@ -40,7 +40,7 @@ def fake_gpu():
         patched("torch.cuda.is_bf16_supported", lambda *_: True)
         patched("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
         # in the place of what waits for the device before the first step: a trial, a look at the dictionary
-        patched("kafnets.models.fused.operators._works", lambda *_, **__: True)
+        patched("kafnets.models.fused.operators._work", lambda *_, **__: True)
         patched("kafnets.activations.kaf.gpu.available", lambda: True)
         patched("kafnets.activations.kaf.layer.KAF._narrowness", lambda _: 1 / 6)
         # the code for tensors with numbers in them, not that for those who only look at the operators

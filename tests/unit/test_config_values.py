@@ -103,6 +103,7 @@ def mappings(value, path=()):
 
 
 OPTIONAL = [
+    ("study", "null_models", "kaf"),
     (*TRAINING, "activation_rate"),
     (*TRAINING, "penalties"),
     (*TRAINING, "penalties", "slope"),
