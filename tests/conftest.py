@@ -142,8 +142,12 @@ def place(item):
     return 2 + (LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """What takes longest first, so that the processes of `pytest -n 2` end together."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        elsewhere = [item for item in items if item.get_closest_marker("interpreted")]
+        config.hook.pytest_deselected(items=elsewhere)
+        items[:] = [item for item in items if item not in elsewhere]
     items.sort(key=place)
 
 

@@ -13,13 +13,11 @@ from kafnets.data import prepare_digits, save
 from kafnets.models import create_model, save_model
 from kafnets.runtime import compiled
 
+from tests import interpreter
 from tests.scripts import SCRIPTS, evaluation_arguments, training_arguments
 
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
-INTERPRETED = (
-    os.environ.get("TRITON_INTERPRET") == "1"
-)  # Triton kernels on the CPU, in a process of their own
-BACKENDS = ["triton"] if INTERPRETED else ["portable", "cpu"]
+BACKENDS = ["triton"] if interpreter.INTERPRETED else ["portable", "cpu"]
 LAYERS = {
     "thesis": {"std": 1.0},
     "elu": {"init": "elu"},
@@ -128,7 +126,7 @@ def test_extremes(arguments, backend):
 
 @needs_compiler
 @pytest.mark.parametrize("shape", [(3, 32, 8, 12), (2, 16, 4, 4), (2, 32, 3, 5), (2, 24, 4, 8)])
-@pytest.mark.skipif(INTERPRETED, reason="the compiled library's own")
+@pytest.mark.skipif(interpreter.INTERPRETED, reason="the compiled library's own")
 def test_channels_last_on_the_cpu_has_the_same_bits(shape):
     """Sixteen channels at a time, or through tiles: each point gets the same, far points and NaN too."""
     layer = make(shape[1])
@@ -221,7 +219,7 @@ def test_cpu_takes_what_it_covers():
     )
 
 
-@pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="runs in the interpreter's process")
+@interpreter.inside
 def test_the_gpu_code_is_used_where_it_agrees_with_the_portable_code():
     assert gpu.agrees(torch.device("cpu"))
 
@@ -242,13 +240,7 @@ def test_gpu_code_that_computes_wrongly_or_fails_is_not_used(monkeypatch, caplog
 
 
 def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    tests = "layers or extremes or nan or shared or agree"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    interpreter.run(__file__, "layers or extremes or nan or shared or agree")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from tests import interpreter
 from tests.fake_gpu import GPU, Watch, fake_gpu
 
 pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif(interpreter.INTERPRETED, reason="kernels are bound for a GPU")
+pytestmark = interpreter.outside
 
 
 def watched(chosen):

@@ -7,9 +7,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -25,7 +22,6 @@ from tests import interpreter, recorded
 pytest.importorskip("triton")
 if interpreter.INTERPRETED:
     interpreter.mend()
-interpreted = pytest.mark.skipif(not interpreter.INTERPRETED, reason="runs in the interpreter's process")
 
 LAST, FIRST = torch.channels_last, torch.contiguous_format
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -126,14 +122,14 @@ def check_site(site, name, shape, dtype, layout, **settings):
     check(norm, activation, tensors, copies, torch.randn(shape[1]) if shifted else None)
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize("site", SITES)
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations(name, site):
     check_site(site, name, (3, 5, 6, 7), torch.float32, LAST)
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize(("dtype", "layout"), [*itertools.product(DTYPES, (FIRST, LAST))])
 @pytest.mark.parametrize("name", ["relu", "kaf"])
 def test_dtypes_and_layouts(name, dtype, layout):
@@ -141,7 +137,7 @@ def test_dtypes_and_layouts(name, dtype, layout):
         check_site(site, name, (2, 2 if layout is FIRST else 16, 3, 3), dtype, layout)
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize(
     ("name", "shape"),
     [
@@ -160,7 +156,7 @@ def test_shapes(name, shape):
         check_site("residual", name, shape, torch.float32, layout)
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize("layout", [FIRST, LAST])
 def test_several_tiles_in_each_of_several_programs(layout, monkeypatch):
     from kafnets.models.fused import triton_launch
@@ -171,7 +167,7 @@ def test_several_tiles_in_each_of_several_programs(layout, monkeypatch):
         check_site("both", name, (2, 2, 17, 11), torch.float32, layout)
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize("offset", [1e3, -3e4])
 def test_a_mean_far_from_zero(offset):
     """Sums of squares would lose the variance altogether: 4 beside 9e8."""
@@ -184,7 +180,7 @@ def test_a_mean_far_from_zero(offset):
     )
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize(
     "settings",
     [{"affine": False}, {"track_running_stats": False}, {"momentum": None}, {"momentum": 0.0}, {"eps": 1e-8}],
@@ -195,7 +191,7 @@ def test_settings_of_the_normalisation(settings):
         check(norm, activation, {"x": images((2, 5, 4, 4))}, shift=torch.randn(5))
 
 
-@interpreted
+@interpreter.inside
 @pytest.mark.parametrize("name", ["relu", "kaf"])
 def test_only_the_gradients_that_are_needed(name, monkeypatch):
     from kafnets.models.fused import triton_launch
@@ -213,7 +209,7 @@ def test_only_the_gradients_that_are_needed(name, monkeypatch):
     check(norm, activation, {"x": tensors["residual"]})
 
 
-@interpreted
+@interpreter.inside
 def test_one_of_two_copies_has_no_gradient_and_none_has():
     norm, activation = layers("swish", 3)
     x = images((2, 3, 4, 4))
@@ -225,7 +221,7 @@ def test_one_of_two_copies_has_no_gradient_and_none_has():
         assert not normalise_activate(x, norm, activation).requires_grad
 
 
-@interpreted
+@interpreter.inside
 def test_any_memory_of_the_gradient():
     norm, activation = layers("relu", 3)
     x = images((2, 3, 4, 4))
@@ -236,7 +232,7 @@ def test_any_memory_of_the_gradient():
         torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
 
 
-@interpreted
+@interpreter.inside
 def test_nan_goes_through():
     for name in ACTIVATIONS:
         norm, activation = layers(name, 2)
@@ -249,7 +245,7 @@ def test_nan_goes_through():
             assert found[:, 0].isnan().all() and found[:, 1].isfinite().all(), name
 
 
-@interpreted
+@interpreter.inside
 def test_the_same_bits_again():
     norm, activation = layers("kaf", 5)
     tensors = {"x": images((9, 5, 8, 8)), "residual": images((9, 5, 8, 8))}
@@ -259,7 +255,7 @@ def test_the_same_bits_again():
     assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
-@interpreted
+@interpreter.inside
 def test_a_second_derivative_is_refused():
     norm, activation = layers("swish", 3)
     x = images((2, 3, 4, 4))
@@ -270,7 +266,7 @@ def test_a_second_derivative_is_refused():
         grad.sum().backward()
 
 
-@interpreted
+@interpreter.inside
 def test_the_kernels_pass_their_own_trial(caplog):
     for name, (given, copies) in itertools.product(("relu", "kaf"), ((set(), 1), ({"residual", "shift"}, 2))):
         norm, activation = layers(name, 5)
@@ -288,7 +284,7 @@ def fused_calls(monkeypatch):
         yield calls
 
 
-@interpreted
+@interpreter.inside
 def test_what_the_kernels_do_not_cover(monkeypatch):
     """It is computed all the same; of an activation that they do not have, the rest is still theirs."""
 
@@ -336,7 +332,7 @@ def test_what_the_kernels_do_not_cover(monkeypatch):
     assert not calls
 
 
-@interpreted
+@interpreter.inside
 def test_a_dictionary_that_was_changed_is_looked_at_again():
     layer = create_activation("kaf", 4)
     assert layer.inlined(torch.float32).sizes == (20, 2, 10)
@@ -380,14 +376,9 @@ def test_kernels_that_compute_wrongly_or_fail_are_not_used(caplog):
     assert "no kernel image" in caplog.text and "and more" not in caplog.text
 
 
+@interpreter.outside
 def test_the_kernels_in_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", __file__]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    if interpreter.INTERPRETED:
-        pytest.skip("this is its process")
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    interpreter.run(__file__)
 
 
 def launches(name, dtype, layout, shape, site, monkeypatch):
@@ -407,7 +398,7 @@ def launches(name, dtype, layout, shape, site, monkeypatch):
     return {launch.function.__name__: launch for launch in recorded_launches}
 
 
-@pytest.mark.skipif(interpreter.INTERPRETED, reason="nothing is compiled in the interpreter's process")
+@interpreter.outside
 @pytest.mark.parametrize(
     ("shape", "least"), [((128, 16, 32, 32), 128), ((128, 32, 16, 16), 128), ((128, 64, 8, 8), 64)]
 )
@@ -423,7 +414,7 @@ def test_the_work_is_spread_over_the_gpu(shape, least, monkeypatch):
         assert launch.arguments.get("PARTS", parts) >= launch.arguments.get("parts", parts)
 
 
-@pytest.mark.skipif(interpreter.INTERPRETED, reason="nothing is compiled in the interpreter's process")
+@interpreter.outside
 @pytest.mark.parametrize(
     ("name", "layout", "site"),
     [

@@ -2,10 +2,7 @@
 
 import copy
 import math
-import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -15,9 +12,10 @@ from kafnets.activations.kaf.bases import BASES, TAILS, Form, composed, kaf_with
 from kafnets.activations.kaf.with_base import KAFWithBase
 from torch import nn
 
+from tests import interpreter
+
 FREE = {"trainable_dictionary": True, "trainable_bandwidth": True}
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # in a process of its own
-BACKEND = "triton" if INTERPRETED else "cpu"
+BACKEND = "triton" if interpreter.INTERPRETED else "cpu"
 FUNCTIONS = {
     "identity": lambda x: x,
     "relu": torch.relu,
@@ -25,7 +23,7 @@ FUNCTIONS = {
     "silu": nn.functional.silu,
 }
 
-needs_kernels = pytest.mark.skipif(not (INTERPRETED or cpu.available()), reason="no C++ compiler")
+needs_kernels = pytest.mark.skipif(not (interpreter.INTERPRETED or cpu.available()), reason="no C++ compiler")
 
 
 @pytest.fixture(autouse=True)
@@ -100,7 +98,7 @@ def test_kernels(base, tails):
     y64 = oracle(layer, x.double().requires_grad_())
     torch.testing.assert_close(of_formula(layer, x, x)[0], y64, rtol=1e-12, atol=1e-12)
     check(layer, x)
-    if INTERPRETED:  # which takes its time
+    if interpreter.INTERPRETED:  # which takes its time
         return
     check(
         make(32, base=base, tails=tails),
@@ -115,12 +113,12 @@ def test_free_dictionaries_and_other_shapes(base):
     check(make(3, base=base, share="layer", tails="linear"), 2 * torch.randn(40, 3))
     check(make(3, base=base, share="layer", **FREE), 2 * torch.randn(40, 3))
     check(make(3, base=base, D=50, boundary=6.0, tails="clamp"), 4 * torch.randn(2, 3, 40))
-    if not INTERPRETED:
+    if not interpreter.INTERPRETED:
         check(make(3, base=base, tails="linear"), (2 * torch.randn(2, 3, 33)).bfloat16())
 
 
 @needs_kernels
-@pytest.mark.skipif(INTERPRETED, reason="the compiled library's own")
+@pytest.mark.skipif(interpreter.INTERPRETED, reason="the compiled library's own")
 @pytest.mark.parametrize("tails", TAILS)
 def test_layouts_and_threads_have_the_same_bits(tails):
     """Sixteen channels at a time, through tiles or rows: each point gets the same, far points and NaN too."""
@@ -156,7 +154,7 @@ def test_nan_and_nothing():
     y = layer(x.requires_grad_())
     grad_x, weight, alpha = torch.autograd.grad(y.sum(), [x, layer.weight, layer.alpha])
     assert y.isnan().sum() == grad_x.isnan().sum() == 1 and y[3, 0].isnan()
-    if not INTERPRETED:
+    if not interpreter.INTERPRETED:
         assert weight[0].isnan() and alpha[0].isnan().any()
     assert weight[1].isfinite() and alpha[1].isfinite().all()
     empty = torch.zeros(0, 2, 4, requires_grad=True)
@@ -165,7 +163,7 @@ def test_nan_and_nothing():
     assert not any(g.any() for g in torch.autograd.grad(y.sum(), layer.parameters()))
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter's process")
+@interpreter.inside
 def test_the_gpu_code_agrees():
     assert gpu_with_base.agrees(torch.device("cpu"))
 
@@ -177,13 +175,7 @@ def test_gpu_code_that_computes_wrongly_is_not_used(monkeypatch, caplog):
 
 
 def test_triton_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    tests = "agrees or nan"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    interpreter.run(__file__, "agrees or nan")
 
 
 @pytest.mark.parametrize("kernel", ["forward", "backward"])

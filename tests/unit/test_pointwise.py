@@ -1,9 +1,5 @@
 """Shift, addition and activation as one operator: the formula, Triton's interpreter, networks."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from kafnets.attacks.losses import LOSSES
@@ -18,7 +14,8 @@ from test_folding import trained_looking
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from tests import interpreter
+
 ORACLES = {"identity": nn.Identity(), "relu": nn.ReLU(), "elu": nn.ELU(0.7), "silu": nn.SiLU()}
 
 
@@ -53,7 +50,7 @@ def test_values_and_gradients_are_those_of_the_layers(kind, copies, scaled):
         torch.testing.assert_close(one.double(), other, rtol=4e-3, atol=4e-3)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="runs in the interpreter's process")
+@interpreter.inside
 def test_what_is_not_a_number_stays_one_and_one_gradient_may_be_missing_in_the_interpreter():
     layer = Pointwise("relu", torch.zeros(2), copies=2)
     x = torch.tensor([float("nan"), -1.0]).view(1, 2, 1, 1).requires_grad_()
@@ -63,13 +60,7 @@ def test_what_is_not_a_number_stays_one_and_one_gradient_may_be_missing_in_the_i
 
 
 def test_the_kernels_in_the_interpreter():
-    pytest.importorskip("triton")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "values_and_gradients or what_is_not"]
-    environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert "25 passed" in done.stdout
+    interpreter.run(__file__, "values_and_gradients or what_is_not")
 
 
 @pytest.mark.parametrize("kernel", ["forward", "backward"])
