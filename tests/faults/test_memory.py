@@ -152,7 +152,8 @@ def test_a_training_names_the_batch_size_that_fits(context, data, tmp_path, tall
     process = context.Process(target=run_in_full_memory, args=(most, "training", *train))
     process.start()
     process.join(300)
-    lines = log.read_text().splitlines()
+    # the network that fills the memory looks at its batch, which cannot be rewritten: that is said too
+    lines = [line for line in log.read_text().splitlines() if not line.startswith("layers are not fused")]
     assert process.exitcode == 2 and len(lines) == 1, lines
     assert lines[0].startswith("error: training stopped at epoch 1, step 1 of 4: out of memory on cpu")
     assert "with a batch_size of 25" in lines[0] and not list(tmp_path.iterdir())
