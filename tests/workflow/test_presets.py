@@ -47,7 +47,7 @@ def test_in_the_demo_every_network_learns_and_adversarial_training_pays(folder, 
     for experiment, activations in (("digits_vgg", vgg), ("digits_resnet8", resnet8)):
         for activation in activations:
             assert found[experiment, activation, "clean"] >= 0.6, (experiment, activation)
-            # chance is 0.1; so short a training of the VGG with KAFs came to 0.29 and to 0.59 by rounding alone
+            # chance is 0.1; so short a training of the VGG with KAFs comes to 0.29 or 0.59 by rounding alone
             assert found[experiment, activation, "pgd"] >= 0.2, (experiment, activation)
     # the same network, the same data: only the adversary is missing
     assert found["digits_standard", "relu", "clean"] >= 0.9
