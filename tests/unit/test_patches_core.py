@@ -178,7 +178,7 @@ def many(folder, count, *arguments):
 
 
 def test_jobs_are_looked_for_when_one_has_ended(folder):
-    """Without the change once a second more for each job that has ended: 26 times for these."""
+    """Without the change once a second more for each job that has ended: 25 times for these."""
     ended, looked = many(folder, 8, "--config", "seconds=0.7")
     assert ended[-1] - ended[0] > 3 and looked <= 10
 
