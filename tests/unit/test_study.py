@@ -97,8 +97,9 @@ def results(tmp_path):
 
 def made(results, settings=SETTINGS):
     runs = manifest.read_manifest(results.manifest())
-    tested = planned.planned(runs, "pgd", settings)
-    return tested, study.page(TEMPLATE, summary.summarize(runs), runs, tested, settings)
+    rows = summary.summarize(runs)
+    tested = planned.planned(runs, rows, "pgd", settings)
+    return tested, study.page(TEMPLATE, rows, runs, tested, settings)
 
 
 # -- statistics
@@ -182,6 +183,38 @@ def test_networks_without_a_common_seed_are_an_error(tmp_path):
     add(built, "fbf", "swish", 1, 80, 0)
     with pytest.raises(UserError, match="no seed in common"):
         made(built)
+
+
+def fails(results, activation, seed, how):
+    """A network as two seeds of it learned and one did not."""
+    line = results.add(
+        activation,
+        {"clean": 20 if how == "at chance" else 150, "pgd": 10},
+        experiment="fbf",
+        seed=seed,
+        overfitting="at_end" if how == "overfitted" else None,
+    )
+    edit_json(line["training_record"], parameters={"trainable": 75_000, "activation": 0})
+
+
+@pytest.mark.parametrize("how", ["at chance", "overfitted"])
+def test_what_did_not_learn_does_not_blur_the_others(results, how):
+    before, _ = made(results)
+    for seed in range(2):
+        add(results, "fbf", "gelu", seed, 100 + seed, 0)
+    fails(results, "gelu", 2, how)
+    runs = manifest.read_manifest(results.manifest())
+    settings = {**SETTINGS, "experiments": {**SETTINGS["experiments"]}}
+    settings["experiments"]["fbf"] = {**SETTINGS["experiments"]["fbf"], "activations": [*ACTIVATIONS, "gelu"]}
+    after = planned.planned(runs, summary.summarize(runs), "pgd", settings)
+    found = {(test.first, test.second, test.quantity): test.found for test in after}
+    assert {key: found[key] for key in found if "gelu" not in key[0]} == {
+        (test.first, test.second, test.quantity): test.found for test in before
+    }
+    gelu, relu = (
+        numpy.arange(EXAMPLES) < numpy.array(of)[:, None] for of in ((100, 101, 10), ROBUST["relu"])
+    )
+    assert found[("fbf", "gelu"), ("fbf", "relu"), "robustness"] == compare(gelu, relu)
 
 
 # -- the page
