@@ -279,7 +279,9 @@ def test_ranges_of_their_own_and_a_network_at_chance_are_told(results):
     assert rows["GELU ¶"][1] == "0.3" and rows["GELU ¶"][3] == "95.00 ± 0.00"
     assert rows["Swish"][3] == "**61.50** ± 1.50"  # nothing at chance is the best
     assert "¶ classifies no better than chance (10%)" in " ".join(text.split())
-    assert "2 ranges; each activation has that of 2 ranges" in " ".join(text.split())
+    assert "2 ranges; each activation has that of its trials, 2 experiments, with which" in " ".join(
+        text.split()
+    )
 
 
 def script(name, *arguments):
@@ -314,7 +316,11 @@ def test_the_page_in_the_documentation_is_that_of_the_newest_run(tmp_path):
         folder = tmp_path / f"results/reference/activations-cpu-2026-01-{day}"
         folder.mkdir(parents=True)
         (folder / "study.md").write_text(f"{day} ![x](plots/fbf/tradeoff.png)")
-    assert page(tmp_path) == "02 ![x](../results/reference/activations-cpu-2026-01-02/plots/fbf/tradeoff.png)"
+        (folder / "README.md").write_text(f"On day {day}.")
+    text = page(tmp_path)
+    beside = "../results/reference/activations-cpu-2026-01-02/"
+    assert text.startswith(f"02 ![x]({beside}plots/fbf/tradeoff.png)\n")
+    assert text.endswith(f"[activations-cpu-2026-01-02]({beside}).\n\nOn day 02.")
     there = ROOT / "docs/study.md"
     assert page(ROOT) == (there.read_text() if there.exists() else None)
 
