@@ -5,7 +5,7 @@
     bounds.range(lower, upper)     # least and largest values on [lower, upper], unit by unit
     bounds.relax(lower, upper)     # lines below and above f there
 
-An activation is a :class:`.curve.Curve`: its value, where its slope jumps, how strongly it bends, and where it
+An activation is a :class:`.curve.Curve`: its value, where its slope jumps, how strongly it bends, where it
 turns. :class:`.bounds.ActivationBounds` makes all bounds from these.
 """
 

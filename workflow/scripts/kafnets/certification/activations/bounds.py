@@ -1,5 +1,6 @@
 """Bounds of an activation on intervals, unit by unit, from its :class:`.curve.Curve`."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,7 @@ class ActivationBounds:
 
     They hold for the function that the layer's parameters, as they are now, define, and, with `rounding`, for
     the values that it computes in float32 too. All is evaluated in float64 and moved outwards by what
-    rounding there can do. Results have the dtype of `lower`; of float32 ones the last digit is moved outwards.
+    rounding there can do. Results have the dtype of `lower`: of float32 ones the last digit is moved, too.
     Gradients reach `lower`, `upper` and the layer's parameters unless they are switched off.
 
     Args:
@@ -71,48 +72,40 @@ class ActivationBounds:
         Returns:
             Relaxation
         """
-        relax = self._parallel if parallel else self._tangents
+        relax = partial(self._parallel if parallel else self._tangents, dtype=lower.dtype)
         return Relaxation(*self._in_rows(self._by_parts(relax), lower, upper, outwards=(0, -1, 0, 1)))
 
     # -- ranges ----------------------------------------------------------------------------------------------
 
     def _range(self, lower, upper):
-        curve, points = self.curve, self.curve.points
-        values = torch.stack([curve.value(lower), curve.value(upper)])
+        values = torch.stack([self.curve.value(lower), self.curve.value(upper)])
+        slack = self._error(values.abs().amax(0), lower, upper)
         low, high = values.amin(0), values.amax(0)
-        last_cell = points.shape[1]
-        first, last = (
-            torch.searchsorted(points.detach(), end.detach().contiguous(), right=right)
-            for end, right in ((lower, False), (upper, True))
-        )
-        last = last - 1  # points first .. last lie in [lower, upper]
-        if last_cell:
-            inside = last >= first
+        if self.curve.points.shape[1]:
+            points = self.curve.points.detach().contiguous()
+            first = torch.searchsorted(points, lower.detach().contiguous())
+            last = torch.searchsorted(points, upper.detach().contiguous(), right=True) - 1
+            # points first .. last lie in [lower, upper]: none, one, or more with whole cells between them
             tops, bottoms = self._extremes()
-            high = torch.where(inside, torch.maximum(high, tops.points(first, last)), high)
-            low = torch.where(inside, torch.minimum(low, -bottoms.points(first, last)), low)
-            whole = last > first
-            high = torch.where(whole, torch.maximum(high, tops.cells(first, last - 1)), high)
-            low = torch.where(whole, torch.minimum(low, -bottoms.cells(first, last - 1)), low)
-        slack = self._beside(first, last, lower, upper) + self._error(values.abs().amax(0), lower, upper)
+            high = _with(high, torch.maximum, tops(first, last), last >= first)
+            low = _with(low, torch.minimum, -bottoms(first, last), last >= first)
+            slack = slack + self._beside(first, last, lower, upper)
         return low - slack, high + slack
 
     def _extremes(self):
-        """The largest numbers of f and of -f at the points, and, with what can be between them, in the cells."""
+        """The largest numbers of f and of -f at the points, and in the cells between them."""
         if self._tables is None:
             points, values = self.curve.points, self.curve.value(self.curve.points)
             widths = points.detach().diff(dim=1)
             slack = widths.square() / 8 * self.curve.bend[:, 1:-1].detach()
-            self._tables = tuple(_Extremes(sign * values, slack) for sign in (1, -1))
+            self._tables = tuple(_Largest(sign * values, slack) for sign in (1, -1))
         return self._tables
 
     def _beside(self, first, last, lower, upper):
         """How far f leaves what its values at the ends and at points say, in the cells of both ends."""
-        bend, points = self.curve.bend, self.curve.points.detach()
+        bend, points = self.curve.bend.detach(), self.curve.points.detach()
         size = points.shape[1]
-        width = upper - lower
-        if not size:
-            return width.square() / 8 * bend.gather(1, torch.zeros_like(first))
+        width = (upper - lower).detach()
         before = points.gather(1, first.clamp(max=size - 1)) - lower
         behind = upper - points.gather(1, last.clamp(min=0))
         inside = last >= first
@@ -124,28 +117,32 @@ class ActivationBounds:
 
     # -- lines -----------------------------------------------------------------------------------------------
 
-    def _tangents(self, lower, upper):
+    # The offsets are those of the slopes as they are returned, rounded to `dtype`.
+
+    def _tangents(self, lower, upper, dtype):
         if self.curve.convex:
-            return self._convex(lower, upper)
+            return self._convex(lower, upper, dtype)
         x, y, slack = self._samples(lower, upper)
         middle = (lower + upper) / 2
         upper_slope = _tangent_slope(x.detach(), y.detach(), middle.detach())
         lower_slope = -_tangent_slope(x.detach(), -y.detach(), middle.detach())
-        return self._lines(x, y, slack, lower_slope, upper_slope)
+        return self._lines(x, y, slack, lower_slope.to(dtype).double(), upper_slope.to(dtype).double())
 
-    def _parallel(self, lower, upper):
+    def _parallel(self, lower, upper, dtype):
         x, y, slack = self._samples(lower, upper)
-        slope = _chord(x[..., 0], y[..., 0], x[..., -1], y[..., -1])
+        slope = _chord(x[..., 0], y[..., 0], x[..., -1], y[..., -1]).to(dtype).double()
         return self._lines(x, y, slack, slope, slope)
 
-    def _convex(self, lower, upper):
+    def _convex(self, lower, upper, dtype):
         """The tangent at the middle, and the chord."""
         middle = (lower + upper) / 2
         ends, values = torch.stack([lower, upper], -1), (self.curve.value(lower), self.curve.value(upper))
-        lower_slope = self.curve.slope(middle)
-        upper_slope = _chord(lower, values[0], upper, values[1])
+        tangent = self.curve.slope(middle)
+        lower_slope = tangent.to(dtype).double()
+        upper_slope = _chord(lower, values[0], upper, values[1]).to(dtype).double()
         error = self._line_error(values[0].abs().maximum(values[1].abs()), lower_slope, upper_slope, ends)
-        lower_offset = self.curve.value(middle) - lower_slope * middle
+        turned = (tangent - lower_slope).abs() * (upper - lower) / 2  # about the middle
+        lower_offset = self.curve.value(middle) - lower_slope * middle - turned
         upper_offset = torch.maximum(values[0] - upper_slope * lower, values[1] - upper_slope * upper)
         return lower_slope, lower_offset - error, upper_slope, upper_offset + error
 
@@ -214,13 +211,24 @@ class ActivationBounds:
         return all_parts
 
 
-class _Extremes:
-    """The largest of some numbers at points, and of what may be between them."""
+class _Largest:
+    """The largest of `values`, (R, P), at some points and, of what is up to `slack` above both ends, between."""
 
     def __init__(self, values, slack):
         self.points = RangeMax(values)
-        bent = values.shape[1] > 1 and bool((slack > 0).any())
-        self.cells = RangeMax(torch.maximum(values[:, :-1], values[:, 1:]) + slack) if bent else self.points
+        between = bool((slack > 0).any())
+        self.cells = RangeMax(torch.maximum(values[:, :-1], values[:, 1:]) + slack) if between else None
+
+    def __call__(self, first, last):
+        """From point `first` to `last`, (R, U)."""
+        found = self.points(first, last)
+        if self.cells is None:
+            return found
+        return _with(found, torch.maximum, self.cells(first, last - 1), last > first)
+
+
+def _with(values, function, others, where):
+    return torch.where(where, function(values, others), values)
 
 
 def _chord(left, left_value, right, right_value):

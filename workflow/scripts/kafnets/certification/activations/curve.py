@@ -106,7 +106,7 @@ class RangeMax:
         )
 
     def __call__(self, first, last):
-        """The largest of values[first .. last], both (R, U), first <= last; one beside them where it is not."""
+        """The largest of values[first .. last], both (R, U), first <= last; where not, any of them."""
         rows, size = self.values.shape
         first, last = first.clamp(0, size - 1), last.clamp(0, size - 1)
         count = (last - first + 1).clamp(min=1)
