@@ -1,1 +1,1 @@
-"""Certificates: bounds of what a network can answer on a whole set of inputs, and training for them."""
+"""Proofs that no perturbation of an image within a radius changes a network's answer."""
