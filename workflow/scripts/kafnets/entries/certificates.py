@@ -19,4 +19,10 @@ CERTIFICATES = {
             "seed": {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
         },
     ),
+    "lipschitz": Entry(
+        "kafnets.certification.margins:LipschitzMargin",
+        label="Lipschitz constant",
+        norm="l2",
+        optional=("norm",),
+    ),
 }

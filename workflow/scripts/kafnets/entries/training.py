@@ -71,6 +71,23 @@ ADVERSARIES = {
             "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
         },
     ),
+    # for certificates by Lipschitz constants
+    "lmt": Entry(
+        f"{_METHODS}.lmt:LipschitzMarginTraining",
+        label="LMT",
+        settings={
+            "c": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
+        },
+    ),
+    "offset": Entry(
+        f"{_METHODS}.offset:OffsetCrossEntropy",
+        label="offset cross-entropy",
+        settings={
+            "offset": {"type": "number", "minimum": 0, "maximum": 1000},
+            "temperature": {"type": "number", "minimum": 0.001, "maximum": 1000},
+        },
+    ),
 }
 # What works on top of any of these, by its key under `training`, with the settings that stand there.
 AROUND = {"awp": Entry(f"{_METHODS}.awp:AWP", label="AWP")}

@@ -15,9 +15,9 @@ def almost_orthogonal(weight):
     .. math:: P = W D^{-1/2}, \quad D_{ii} = \sum_j |W^\top W|_{ij}
 
     since :math:`D - W^\top W` is diagonally dominant, so that :math:`\|P x\| \le \|x\|`. Of a convolution
-    :math:`W^\top W` are the correlations of the kernel's input channels at all shifts, which holds for a plane
-    without ends; zeros around an image and strides leave outputs away. Where there are fewer outputs than
-    inputs, :math:`W^\top` is divided instead; so an orthogonal kernel stays what it is.
+    :math:`W^\top W` are the correlations of the kernel's input channels at all shifts, which holds for a
+    plane without ends; zeros around an image and strides leave outputs away. Where there are fewer outputs
+    than inputs, :math:`W^\top` is divided instead; so an orthogonal kernel stays what it is.
 
     Args:
         weight (Tensor): :math:`(O, I)` or :math:`(O, I, K, L)`.
@@ -60,7 +60,9 @@ class AlmostOrthogonalConv2d(nn.Conv2d):
 
     def plain(self):
         """The same convolution as a torch.nn.Conv2d, with the kernel that is made here."""
-        made = nn.utils.skip_init(nn.Conv2d, *self.weight.shape[1::-1], self.kernel_size, padding=self.padding)
+        made = nn.utils.skip_init(
+            nn.Conv2d, *self.weight.shape[1::-1], self.kernel_size, padding=self.padding
+        )
         return _filled(made, almost_orthogonal(self.weight), self.bias)
 
 
@@ -200,9 +202,7 @@ class LipschitzCNN(nn.Sequential):
         _check_positive(width=width, depth=depth)
         before, rows, columns = image_shape
         if rows % 4 or columns % 4:
-            raise ValueError(
-                f"image_shape: rows and columns must be multiples of 4, got {rows} x {columns}"
-            )
+            raise ValueError(f"image_shape: rows and columns must be multiples of 4, got {rows} x {columns}")
         activate = layer_factory(activation, activation_arguments)
         layers = []
         for number in range(3):

@@ -100,7 +100,8 @@ class LipschitzKAF(KAF):
 class LipschitzKAFWithBase(KAFWithBase):
     r"""A KAF with a base, divided by a bound of its steepest slope where that is above 1.
 
-    .. math:: f(x) = \frac{1}{\max(1, L_c)} \Big( w_c\, b(x) + \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i) \Big)
+    .. math:: f(x) = \frac{1}{\max(1, L_c)} \Big(
+              w_c\, b(x) + \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i) \Big)
 
     as :class:`LipschitzKAF`. With the defaults it starts as :math:`b` itself.
 
@@ -182,18 +183,19 @@ def _over(values, bound):
 @torch.no_grad()
 def _plain(kind, layer, alpha, dictionary, bandwidth, **arguments):
     """A layer of another kind with these parameters, those of the dictionary as trainable as the layer's."""
-    made = kind(
-        layer.channels,
-        D=layer.D,
-        boundary=layer.boundary,
-        bandwidth=layer._gamma,
-        trainable_dictionary=isinstance(layer.dictionary, torch.nn.Parameter),
-        trainable_bandwidth=isinstance(layer.bandwidth, torch.nn.Parameter),
-        backend=layer.backend,
-        device=alpha.device,
-        dtype=alpha.dtype,
-        **arguments,
-    )
+    with torch.random.fork_rng(devices=[]):
+        made = kind(
+            layer.channels,
+            D=layer.D,
+            boundary=layer.boundary,
+            bandwidth=layer._gamma,
+            trainable_dictionary=isinstance(layer.dictionary, torch.nn.Parameter),
+            trainable_bandwidth=isinstance(layer.bandwidth, torch.nn.Parameter),
+            backend=layer.backend,
+            device=alpha.device,
+            dtype=alpha.dtype,
+            **arguments,
+        )
     for name, value in (("alpha", alpha), ("dictionary", dictionary), ("bandwidth", bandwidth)):
         getattr(made, name).copy_(value)
     return made

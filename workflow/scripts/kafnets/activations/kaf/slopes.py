@@ -1,9 +1,9 @@
 r"""The steepest slope of a KAF in each channel: a bound that holds everywhere, differentiable.
 
 On a grid, h apart, :math:`f'` deviates between two points from their chord by at most
-:math:`\frac{h^2}{8} \sup |f'''|`, and with :math:`N^2 = \alpha^\top K \alpha` the reproducing property of the
-kernels' space gives :math:`|f'''| \le N \sqrt{120 \gamma^3}`. Beyond the grid, a distance R from every point of
-the dictionary, :math:`|f'| \le \sum_i |\alpha_i|\, 2 \gamma R\, e^{-\gamma R^2}`, since
+:math:`\frac{h^2}{8} \sup |f'''|`, and with :math:`N^2 = \alpha^\top K \alpha` the reproducing property of
+the kernels' space gives :math:`|f'''| \le N \sqrt{120 \gamma^3}`. Beyond the grid, a distance R from every
+point of the dictionary, :math:`|f'| \le \sum_i |\alpha_i|\, 2 \gamma R\, e^{-\gamma R^2}`, since
 :math:`R \ge 1/\sqrt{2\gamma}`.
 """
 
@@ -11,8 +11,8 @@ import math
 
 import torch
 
-# In units of 1 / sqrt(gamma): how far the grid goes beyond the dictionary (the kernels' slopes are 1e-10 there),
-# and how far its points lie apart (the bound is then some 1.005 times the truth).
+# In units of 1 / sqrt(gamma): how far the grid goes beyond the dictionary (the kernels' slopes are 1e-10
+# there), and how far its points lie apart (the bound is then some 1.005 times the truth).
 REACH, SPACING = 5.0, 1 / 16
 # Slopes of the bases, at 0 the right one, and bounds of their third derivatives on either side.
 _SLOPES = {
@@ -31,7 +31,7 @@ def points_needed(boundary, gamma):
 
 
 def steepest(alpha, dictionary, bandwidth, points, weight=None, base=None):
-    r"""A bound of :math:`\sup_x |f'(x)|`, also once every coefficient is divided by it and rounded to float32.
+    r"""A bound of :math:`\sup_x |f'(x)|`, also once coefficients are divided by it and rounded.
 
     Args:
         alpha (Tensor): :math:`(C, D)`, of Gaussian kernels.

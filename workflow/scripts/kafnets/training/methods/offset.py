@@ -15,12 +15,13 @@ class OffsetCrossEntropy(Method):
     .. math:: t\;\mathrm{CE}\!\left(\frac{z - u\,e_y}{t},\, y\right)
 
     It goes on pushing until the true logit leads by about :math:`u`. Between two points a distance of 1 apart
-    the logits of a 1-Lipschitz network differ by 1 at most, so that the plain cross-entropy, whose logits have
-    the temperature 1, hardly tells right from wrong.
+    the logits of a 1-Lipschitz network differ by 1 at most, so that the plain cross-entropy hardly tells right
+    from wrong.
 
     Args:
-        offset (float): :math:`u`. A certified L2 radius r takes a lead of :math:`\sqrt2\,r`, at most. Default:
-            the authors' :math:`\sqrt2`
+        offset (float): :math:`u`. A certified L2 radius r takes a lead of :math:`2 r` at most, and of
+            :math:`\sqrt2\,r` where the rows of the last layer are orthogonal. Default: the authors'
+            :math:`\sqrt2`
         temperature (float): :math:`t`. Default: the authors' 1/4
 
     Source: B. Prach and C. H. Lampert, ECCV 2022, arXiv:2208.03160.
