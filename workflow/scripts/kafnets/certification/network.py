@@ -361,7 +361,7 @@ def _fold(network):
             before = network.steps[step.inputs[0]].operation
             single = read.count(step.inputs[0]) == 1
             if isinstance(before, Convolution | Dense) and single and layers.count(before.layer) == 1:
-                _rescale(before.layer, *step.operation.factors())
+                _take_in(before, step.operation)
                 moved[index] = inputs[0]
                 continue
         moved[index] = len(steps)
@@ -369,8 +369,12 @@ def _fold(network):
     network.steps = steps
 
 
-def _rescale(layer, scale, shift):
-    """Lets a convolution or a dense layer compute scale * its output + shift."""
+def _take_in(operation, normalisation):
+    """Lets a convolution or a dense layer compute the normalisation of its output."""
+    layer, (scale, shift) = operation.layer, normalisation.factors()
+    operation.folded = normalisation.shift_size()
+    if layer.bias is not None:
+        operation.folded = operation.folded + (layer.bias * scale).abs()
+        shift = layer.bias * scale + shift
     weight = layer.weight * scale.view(-1, *[1] * (layer.weight.dim() - 1))
-    bias = shift if layer.bias is None else layer.bias * scale + shift
-    layer.weight, layer.bias = (nn.Parameter(values, requires_grad=False) for values in (weight, bias))
+    layer.weight, layer.bias = (nn.Parameter(values, requires_grad=False) for values in (weight, shift))

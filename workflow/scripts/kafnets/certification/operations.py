@@ -5,18 +5,23 @@ An affine step :math:`x \\mapsto W x + b` also applies :math:`W` alone, :math:`|
 network that is being trained can be walked, too. Images come first: :math:`(N, \\ldots)`.
 """
 
+import functools
 import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from ..activations.sorting import MaxMin
+from .activations import bounds_of
+
 
 class Affine:
     r"""Base class of :math:`W x + b`.
 
     Attributes:
-        terms (int): products that are added up for one output, at most; rounding grows with them.
+        terms (int): products that are added up for one output, at most, the offset among them; rounding grows
+            with them. 0 where nothing is computed.
     """
 
     terms = 1
@@ -37,6 +42,11 @@ class Affine:
         """:math:`|W| r`, of radii that are not negative."""
         raise NotImplementedError
 
+    def offset_size(self):
+        """What the network itself adds up to the offset, in absolute values: rounding grows with it."""
+        offset = self.offset()
+        return offset.abs() if isinstance(offset, torch.Tensor) else offset
+
     def transposed(self, rows, shape):
         r""":math:`W^\top y`.
 
@@ -49,7 +59,34 @@ class Affine:
             return torch.autograd.grad(self.linear(x), x, rows)[0]
 
 
-class Convolution(Affine):
+class _Layered(Affine):
+    """A layer with weights; its offset may be the sum of larger numbers, of a normalisation folded into it.
+
+    Attributes:
+        folded (Tensor): :math:`(C)`, these numbers' absolute values added up; None where nothing is folded.
+    """
+
+    folded = None
+
+    def __init__(self, layer):
+        self.layer = layer
+
+    @property
+    def weight(self):
+        return self.layer.weight
+
+    def shaped(self, values):
+        """:math:`(C)` values in a shape that goes with outputs."""
+        return values
+
+    def offset(self):
+        return 0.0 if self.layer.bias is None else self.shaped(self.layer.bias)
+
+    def offset_size(self):
+        return super().offset_size() if self.folded is None else self.shaped(self.folded)
+
+
+class Convolution(_Layered):
     """A convolution, with the zeros around its input said for each side.
 
     Args:
@@ -58,12 +95,8 @@ class Convolution(Affine):
     """
 
     def __init__(self, layer, padding):
-        self.layer, self.padding = layer, padding
-        self.terms = layer.weight[0].numel() + 1
-
-    @property
-    def weight(self):
-        return self.layer.weight
+        super().__init__(layer)
+        self.padding, self.terms = padding, layer.weight[0].numel() + 1
 
     @property
     def stride(self):
@@ -81,8 +114,8 @@ class Convolution(Affine):
     def _geometry(self):
         return {"stride": self.stride, "dilation": self.layer.dilation, "groups": self.layer.groups}
 
-    def offset(self):
-        return 0.0 if self.layer.bias is None else self.layer.bias[:, None, None]
+    def shaped(self, values):
+        return values[:, None, None]
 
     def transposed(self, rows, shape):
         left, right, above, below = self.padding
@@ -91,7 +124,7 @@ class Convolution(Affine):
         return functional.pad(padded, (-left, -right, -above, -below))
 
 
-class Dense(Affine):
+class Dense(_Layered):
     """A dense layer of vectors.
 
     Args:
@@ -99,21 +132,14 @@ class Dense(Affine):
     """
 
     def __init__(self, layer):
-        self.layer = layer
+        super().__init__(layer)
         self.terms = layer.in_features + 1
-
-    @property
-    def weight(self):
-        return self.layer.weight
 
     def linear(self, x):
         return functional.linear(x, self.weight)
 
     def spread(self, radius):
         return functional.linear(radius, self.weight.abs())
-
-    def offset(self):
-        return 0.0 if self.layer.bias is None else self.layer.bias
 
     def transposed(self, rows, shape):
         return rows @ self.weight
@@ -148,6 +174,13 @@ class Scaling(Affine):
     def offset(self):
         return self.shaped(self.factors()[1])
 
+    def offset_size(self):
+        return self.shaped(self.shift_size())
+
+    def shift_size(self):
+        """:math:`(C)`: the absolute values of the numbers that the shift is the sum of, added up."""
+        return self.factors()[1].abs()
+
     def transposed(self, rows, shape):
         return self.linear(rows)
 
@@ -175,6 +208,10 @@ class Normalisation(Scaling):
             scale = scale * layer.weight
         shift = -mean * scale
         return scale, shift if layer.bias is None else shift + layer.bias
+
+    def shift_size(self):
+        size = (self.layer.running_mean * self.factors()[0]).abs()
+        return size if self.layer.bias is None else size + self.layer.bias.abs()
 
 
 class Standardisation(Scaling):
@@ -220,6 +257,8 @@ class Selection(Nonnegative):
         function (callable): computes it.
     """
 
+    terms = 0
+
     def __init__(self, function):
         self.linear = function
 
@@ -230,6 +269,8 @@ class Reshaping(Nonnegative):
     Args:
         shape (sequence of int): of one output.
     """
+
+    terms = 0
 
     def __init__(self, shape):
         self.shape = tuple(shape)
@@ -257,6 +298,9 @@ class MaxPooling:
 
     def __init__(self, layer):
         self.layer = layer
+
+    # no output falls where an input rises
+    rises = True
 
     def __call__(self, x):
         return self.layer(x)
@@ -286,6 +330,16 @@ class Activation:
 
     def __init__(self, layer):
         self.layer = layer
+
+    @functools.cached_property
+    def bounds(self):
+        """Its bounds with the parameters that it has when they are first asked for."""
+        return bounds_of(self.layer)
+
+    @property
+    def rises(self):
+        """Whether no output falls where an input rises: then the ends of intervals are mapped to the ends."""
+        return isinstance(self.layer, MaxMin)
 
     def __call__(self, x):
         return self.layer(x)
