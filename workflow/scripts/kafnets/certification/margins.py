@@ -86,18 +86,10 @@ def _norm(steps, number, factor):
     if not isinstance(operation, Convolution):
         return matrix_norm(weight)
     size = steps[steps[number].inputs[0]].shape[1:]
-    groups = _undilated(weight, operation.layer.dilation).chunk(operation.layer.groups)
-    return max(convolution_norm(one, operation.stride, operation.padding, size) for one in groups)
-
-
-def _undilated(weight, dilation):
-    """The kernel of the same convolution without dilation: with zeros in between."""
-    if tuple(dilation) == (1, 1):
-        return weight
-    rows, columns = (d * (k - 1) + 1 for d, k in zip(dilation, weight.shape[2:], strict=True))
-    wide = weight.new_zeros(*weight.shape[:2], rows, columns)
-    wide[:, :, :: dilation[0], :: dilation[1]] = weight
-    return wide
+    layer = operation.layer
+    return convolution_norm(
+        weight, operation.stride, operation.padding, size, dilation=layer.dilation, groups=layer.groups
+    )
 
 
 def distances(weight):
