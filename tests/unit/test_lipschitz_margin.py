@@ -9,7 +9,7 @@ from kafnets import create_activation, create_model
 from kafnets.certification.certify import certify
 from kafnets.certification.margins import LipschitzMargin, distances, lipschitz_constant
 from kafnets.certification.network import network_of
-from kafnets.certification.product import slopes_of
+from kafnets.certification.product import in_training, proved
 from kafnets.data.digits import prepare_digits
 from kafnets.runtime.errors import UserError
 from kafnets.training.methods.base import Network, create_method
@@ -150,7 +150,7 @@ def test_what_has_no_constant_is_refused():
     with pytest.raises(ValueError, match="last layer must be dense"):
         LipschitzMargin(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU()), (1, 2, 2), 8)
     with pytest.raises(ValueError, match="KWinners"):
-        slopes_of(create_activation("kwta", 4))
+        proved(create_activation("kwta", 4))
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4), create_activation("kwta", 4), nn.Linear(4, 3))
     images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     with pytest.raises(UserError, match=r"certificate lipschitz: .*KWinners"):

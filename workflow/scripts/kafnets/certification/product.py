@@ -9,6 +9,7 @@ import torch
 
 from ..activations.kaf import slopes
 from ..activations.kaf.layer import KAF
+from ..activations.kaf.one_lipschitz import LipschitzKAF, LipschitzKAFWithBase
 from ..activations.kaf.with_base import KAFWithBase
 from ..activations.sorting import MaxMin
 from .activations import bounds_of
@@ -33,13 +34,14 @@ class Product:
 
     Args:
         network (Network): whose steps they are of.
+        steepest (callable, optional): the steepest slopes of an activation layer. Default: :func:`proved`
 
     Raises:
         ValueError: for a step of which none is known, or a last layer that is not dense.
     """
 
-    def __init__(self, network):
-        self.steps = network.steps
+    def __init__(self, network, steepest=None):
+        self.steps, self.steepest = network.steps, steepest or proved
         self.readers = [0] * len(self.steps)
         for step in self.steps:
             for number in step.inputs:
@@ -52,7 +54,7 @@ class Product:
         for number, step in enumerate(self.steps[1:], 1):
             operation = step.operation
             if isinstance(operation, Activation):
-                steepest = slopes_of(operation.layer).to(device)
+                steepest = self.steepest(operation.layer).to(device)
                 if not list(operation.layer.parameters()):
                     self.fixed[number] = steepest
             elif isinstance(operation, Averaging):
@@ -90,7 +92,7 @@ class Product:
         if isinstance(operation, Scaling):
             return self._of(inputs[0], _times(factor, operation.factors()[0].abs()))
         if isinstance(operation, Activation):
-            steepest = self.fixed[number] if number in self.fixed else slopes_of(operation.layer)
+            steepest = self.fixed[number] if number in self.fixed else self.steepest(operation.layer)
             return self._of(inputs[0], _times(factor, steepest))
         if isinstance(operation, Addition):
             return sum(self._of(one, factor) for one in inputs)
@@ -103,22 +105,27 @@ class Product:
         return self.fixed[number] * self._of(inputs[0], factor)  # a mean, of each channel for itself
 
 
-def slopes_of(layer):
-    r""":math:`\sup |f_c'|` of an activation layer, :math:`(C)` or :math:`(1)`: a proof, and differentiable.
+def proved(layer):
+    r""":math:`\sup |f_c'|` of an activation layer, :math:`(C)` or :math:`(1)`, float64.
 
     Raises:
         ValueError: for a layer of which none is known, such as k-WTA, which is not continuous.
     """
     if isinstance(layer, MaxMin):
         return torch.ones(1, dtype=torch.float64)
-    if hasattr(layer, "plain"):  # a 1-Lipschitz KAF
+    return bounds_of(layer).lipschitz()
+
+
+def in_training(layer):
+    """As :func:`proved`, but of KAFs differentiable and without waiting for the device."""
+    if isinstance(layer, LipschitzKAF | LipschitzKAFWithBase):
         return torch.ones(1, dtype=torch.float64, device=layer.alpha.device)
-    if type(layer) is KAF and layer.kernel == "gaussian" and layer.arithmetic == "float32":
-        return slopes.steepest(*layer.mixture(), _points(layer))
-    if type(layer) is KAFWithBase and layer.tails == "zero":
+    if isinstance(layer, KAFWithBase) and layer.tails == "zero":
         weight = layer.weight.expand(layer.channels)
         return slopes.steepest(*layer.mixture(), _points(layer), weight, layer.base)
-    return bounds_of(layer).lipschitz()
+    if type(layer) is KAF and layer.kernel == "gaussian":
+        return slopes.steepest(*layer.mixture(), _points(layer))
+    return proved(layer)
 
 
 def _points(layer):

@@ -65,7 +65,7 @@ def kaf_with_base(base, label, colour):
 def lipschitz_kaf(target, label, colour, **settings):
     kept = ("D", "boundary", "bandwidth", "std", "trainable_dictionary", "trainable_bandwidth")
     return Entry(
-        f"kafnets.activations.kaf.lipschitz:{target}",
+        f"kafnets.activations.kaf.one_lipschitz:{target}",
         label=label,
         settings={**SHARE, **{name: _KAF_SETTINGS[name] for name in kept}, **settings},
         learns=True,

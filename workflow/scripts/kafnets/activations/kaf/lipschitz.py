@@ -1,201 +1,144 @@
-"""KAFs that are nowhere steeper than 1."""
+r"""How steep a Gaussian KAF can be, proved: its derivatives, their bounds, and two Lipschitz constants.
+
+.. math:: f(x) = \sum_i \alpha_i \exp(-\gamma (x - d_i)^2)
+
+is a member of the Gaussian kernel's Hilbert space, with the norm :math:`N = \sqrt{\alpha^\top K \alpha}`. By
+the reproducing property of derivatives :math:`|f^{(m)}(x)| \le N \sqrt{(2m)!/m!\;\gamma^m}` everywhere.
+"""
 
 import math
 
 import torch
 
-from ...runtime.errors import UserError
-from ..base import start_values
-from . import slopes
-from .bases import Form, kaf_with_base
-from .kernels import KERNELS
-from .layer import KAF
-from .with_base import KAFWithBase
-
-MOST = 20_000_000  # products that a bound may take
+# gamma u^2 at which a kernel is down to 2e-16
+FAR = 36.0
+_PER_WIDTH = 50  # points of the grid to a standard deviation of the kernel, at most
+MOST_POINTS = 16384
 
 
-class LipschitzKAF(KAF):
-    r"""A KAF divided by a bound of its steepest slope where that is above 1: 1-Lipschitz, whatever it learns.
-
-    .. math:: f(x) = \frac{1}{\max(1, L_c)} \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i), \quad
-              L_c \ge \sup_x \Big| \sum_i \alpha_{c,i}\, \kappa'(x, d_i) \Big|
-
-    :math:`L_c`, see :func:`.slopes.steepest`, is a proof and some 1.005 times the supremum; gradients flow
-    through it. The start is a function that a slope of 1 brings back to 0 at the ends of the dictionary,
-    :math:`\sigma(x)` within :math:`\pm(\text{boundary} - |x|)`, fitted on a fine grid and beyond the ends: a
-    cliff there would decide :math:`L_c`.
+def rkhs_norm(alpha, dictionary, bandwidth):
+    r""":math:`\sqrt{\alpha^\top K \alpha}` of each channel, rounded upwards.
 
     Args:
-        channels, D, boundary, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device,
-            dtype, share: as of :class:`.layer.KAF`; the kernels are Gaussian.
-        ridge: of the fit, relative to the kernels' mean squares. Default: 1e-3
-        init: :math:`\sigma`: ``"normal"``, a fixed activation's name, ``"identity"``, ``"abs"``,
-            ``"leaky_relu"`` or a callable. Default: ``"abs"``, of which the slope is 1 nearly everywhere
+        alpha (Tensor): :math:`(C, D)`.
+        dictionary (Tensor): :math:`(D)` or :math:`(C, D)`.
+        bandwidth (Tensor): :math:`()` or :math:`(C)`, positive.
 
-    Shape:
-        - Input, output: :math:`(N, C, *)`
-
-    Raises:
-        ValueError: naming the bad argument.
+    Returns:
+        Tensor: float64, :math:`(C)`, differentiable.
     """
-
-    def __init__(
-        self,
-        channels,
-        D=20,
-        boundary=3.0,
-        bandwidth="thesis",
-        init="abs",
-        std=0.05,
-        ridge=1e-3,
-        trainable_dictionary=False,
-        trainable_bandwidth=False,
-        backend=None,
-        device=None,
-        dtype=None,
-        share="channel",
-    ):
-        super().__init__(
-            **{"channels": channels, "D": D, "boundary": boundary, "bandwidth": bandwidth, "std": std},
-            **{"trainable_dictionary": trainable_dictionary, "trainable_bandwidth": trainable_bandwidth},
-            **{"ridge": ridge, "backend": backend, "device": device, "dtype": dtype, "share": share},
-            init=init,
-        )
-        self.points = _points(self)
-
-    def _fine(self):
-        """Where the start is fitted: eight points between two of the dictionary, and what kernels reach."""
-        reach = self.boundary + slopes.REACH / math.sqrt(self._gamma)
-        count = 1 + math.ceil(8 * (self.D - 1) * reach / self.boundary)
-        return torch.linspace(-reach, reach, count, dtype=torch.float64, device="cpu")
-
-    def _start_values(self, init):
-        if isinstance(init, str) and init == "normal":
-            return None
-        x = self._fine()
-        fall = (self.boundary - x.abs()).clamp(min=0)
-        return torch.maximum(torch.minimum(start_values(init, x), fall), -fall)
-
-    def _ridge_solution(self, target):
-        design = KERNELS["gaussian"].value(self._fine()[:, None] - self._points(), self._gamma)
-        normal = design.T @ design
-        normal += self.ridge * normal.diagonal().mean() * torch.eye(self.D, dtype=torch.float64, device="cpu")
-        return torch.linalg.solve(normal, design.T @ target)
-
-    def mixture(self):
-        alpha, dictionary, bandwidth = super().mixture()
-        bound = slopes.steepest(alpha, dictionary, bandwidth, self.points)
-        return _over(alpha, bound), dictionary, bandwidth
-
-    def inlined(self, dtype):
-        """None: kernels that compute other layers too take the parameters as they are."""
-        return None
-
-    def plain(self):
-        """The same function as a KAF whose coefficients are the divided ones."""
-        return _plain(KAF, self, *self.mixture())
+    alpha, dictionary, gamma = _columns(alpha, dictionary, bandwidth)
+    gram = torch.exp(-gamma[..., None] * (dictionary[..., :, None] - dictionary[..., None, :]).square())
+    form = ((alpha[:, None] @ gram)[:, 0] * alpha).sum(1)
+    # coefficients of a ridge start cancel: what rounding leaves of that counts as well
+    rounded = 1e-15 * alpha.shape[1] * alpha.detach().abs().sum(1).square()
+    return (form.clamp(min=0) + rounded + 1e-300).sqrt()
 
 
-class LipschitzKAFWithBase(KAFWithBase):
-    r"""A KAF with a base, divided by a bound of its steepest slope where that is above 1.
+def derivative_bound(norm, bandwidth, order):
+    r""":math:`N \sqrt{(2m)!/m!\;\gamma^m}`: the absolute value of the derivative of this order, anywhere."""
+    factor = math.factorial(2 * order) / math.factorial(order)
+    return norm * (factor * bandwidth.double() ** order).sqrt()
 
-    .. math:: f(x) = \frac{1}{\max(1, L_c)} \Big(
-              w_c\, b(x) + \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i) \Big)
 
-    as :class:`LipschitzKAF`. With the defaults it starts as :math:`b` itself.
+def rkhs_lipschitz(alpha, dictionary, bandwidth):
+    r"""The Lipschitz constant :math:`\sqrt{2 \gamma\, \alpha^\top K \alpha}` of each channel.
+
+    In closed form and differentiable: for penalties. Of a ridge start it is twice the true constant, see
+    :func:`certified_lipschitz`.
 
     Args:
-        channels, D, boundary, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device,
-            dtype, share: as of :class:`.with_base.KAFWithBase`
-        base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"relu"``
+        alpha, dictionary, bandwidth: as of :func:`rkhs_norm`.
 
-    Shape:
-        - Input, output: :math:`(N, C, *)`
-
-    Raises:
-        ValueError: naming the bad argument.
+    Returns:
+        Tensor: float64, :math:`(C)`.
     """
-
-    def __init__(
-        self,
-        channels,
-        base="relu",
-        D=20,
-        boundary=3.0,
-        bandwidth="thesis",
-        std=0.0,
-        trainable_dictionary=False,
-        trainable_bandwidth=False,
-        backend=None,
-        device=None,
-        dtype=None,
-        share="channel",
-    ):
-        super().__init__(
-            **{"channels": channels, "base": base, "D": D, "boundary": boundary, "bandwidth": bandwidth},
-            **{"trainable_dictionary": trainable_dictionary, "trainable_bandwidth": trainable_bandwidth},
-            **{"std": std, "backend": backend, "device": device, "dtype": dtype, "share": share},
-        )
-        self.points = _points(self)
-
-    def divided(self):
-        """The weight of the base, (C), and the mixture, each divided where it must be."""
-        alpha, dictionary, bandwidth = super().mixture()
-        weight = self.weight.expand(self.channels)
-        bound = slopes.steepest(alpha, dictionary, bandwidth, self.points, weight, self.base)
-        return _over(weight, bound), _over(alpha, bound), dictionary, bandwidth
-
-    def mixture(self):
-        return self.divided()[1:]
-
-    def forward(self, x):
-        return kaf_with_base(x, *self.divided(), Form(self.base, self.tails, self.boundary), self.backend)
-
-    def plain(self):
-        """The same function as a KAF with a base whose coefficients are the divided ones."""
-        weight, *mixture = self.divided()
-        made = _plain(KAFWithBase, self, *mixture, base=self.base)
-        with torch.no_grad():
-            made.weight.copy_(weight)
-        return made
+    return derivative_bound(rkhs_norm(alpha, dictionary, bandwidth), bandwidth, 1)
 
 
-def _points(layer):
-    """Of the grid of a layer's bound."""
-    points = slopes.points_needed(layer.boundary, layer._gamma)
-    own = isinstance(layer.dictionary, torch.nn.Parameter) or isinstance(layer.bandwidth, torch.nn.Parameter)
-    products = points * layer.D * (layer.rows if own else 1)
-    if products > MOST:
-        raise UserError(
-            f"D and bandwidth must be smaller: a bound of the slopes of {layer.rows} channels would take "
-            f"{products:,} products, {MOST:,} at most"
-        )
-    return points
+def derivatives(x, alpha, dictionary, bandwidth, orders):
+    r"""Derivatives of f by the Hermite polynomials, in float64.
+
+    Args:
+        x (Tensor): places, :math:`(R, U)`; R is :math:`C`, or 1: the same places in all channels.
+        alpha, dictionary, bandwidth: as of :func:`rkhs_norm`.
+        orders (iterable of int): which.
+
+    Returns:
+        list of Tensor: :math:`(C, U)`.
+    """
+    alpha, dictionary, gamma = _columns(alpha, dictionary, bandwidth)
+    root = (2 * gamma).sqrt()
+    sums = [0] * len(orders)
+    for i in range(alpha.shape[1]):
+        v = root * (x - dictionary[:, i : i + 1]).clamp(-1e18, 1e18)
+        kernel, hermite = torch.exp(-v * v / 2), [1, v]
+        for m in range(1, max(orders)):
+            hermite.append(v * hermite[m] - m * hermite[m - 1])
+        for k, order in enumerate(orders):
+            sums[k] = sums[k] + alpha[:, i : i + 1] * (kernel * hermite[order])
+    return [(-root) ** order * one for order, one in zip(orders, sums, strict=True)]
 
 
-def _over(values, bound):
-    """Coefficients (C) or (C, D) over what is above 1 of the bounds, (C)."""
-    bound = bound.clamp(min=1)
-    return (values / (bound if values.dim() == 1 else bound[:, None])).to(values.dtype)
+def grid(dictionary, bandwidth, reach=(0.0, 0.0)):
+    """Evenly spaced places, beyond which nothing is left of the kernels, and which reach so far.
+
+    Returns:
+        Tensor: float64, (R, P), R = 1 where all channels have the same dictionary and bandwidth.
+    """
+    _, dictionary, gamma = _columns(None, dictionary.detach(), bandwidth.detach())
+    rest = (FAR / gamma[:, 0]).sqrt()
+    low = (dictionary.amin(1) - rest).clamp(max=reach[0])
+    high = (dictionary.amax(1) + rest).clamp(min=reach[1])
+    points = ((high - low) * (2 * gamma[:, 0]).sqrt()).max().item() * _PER_WIDTH
+    points = min(MOST_POINTS, max(64, math.ceil(points) + 1))
+    along = torch.linspace(0, 1, points, dtype=torch.float64, device=dictionary.device)
+    return low[:, None] + (high - low)[:, None] * along
 
 
-@torch.no_grad()
-def _plain(kind, layer, alpha, dictionary, bandwidth, **arguments):
-    """A layer of another kind with these parameters, those of the dictionary as trainable as the layer's."""
-    with torch.random.fork_rng(devices=[]):
-        made = kind(
-            layer.channels,
-            D=layer.D,
-            boundary=layer.boundary,
-            bandwidth=layer._gamma,
-            trainable_dictionary=isinstance(layer.dictionary, torch.nn.Parameter),
-            trainable_bandwidth=isinstance(layer.bandwidth, torch.nn.Parameter),
-            backend=layer.backend,
-            device=alpha.device,
-            dtype=alpha.dtype,
-            **arguments,
-        )
-    for name, value in (("alpha", alpha), ("dictionary", dictionary), ("bandwidth", bandwidth)):
-        getattr(made, name).copy_(value)
-    return made
+def certified_lipschitz(alpha, dictionary, bandwidth):
+    r"""sup |f'| of each channel, within 1.001 of the truth and not below it.
+
+    On a grid of step h, with what the next derivatives allow between its points:
+
+    .. math:: \max_k |f'(x_k)| + \frac{h^2}{8} \Big(\max_{k}|f'''(x_k)| + \frac{h^2}{8} M_5\Big)
+
+    cell by cell, :math:`M_5` of :func:`derivative_bound`; beyond the grid less than 1e-14 of the
+    coefficients is left. Differentiable: the gradient is that at the steepest place.
+
+    Args:
+        alpha, dictionary, bandwidth: as of :func:`rkhs_norm`.
+
+    Returns:
+        Tensor: float64, :math:`(C)`.
+    """
+    x = grid(dictionary, bandwidth)
+    first, third = derivatives(x, alpha, dictionary, bandwidth, (1, 3))
+    norm = rkhs_norm(alpha, dictionary, bandwidth).detach()
+    fifth = derivative_bound(norm, bandwidth.detach(), 5)[:, None]
+    eighth = (x[:, 1:2] - x[:, :1]).square() / 8
+    slack = eighth * (_of_cells(third.detach().abs()) + eighth * fifth)
+    inside = (_of_cells(first.abs()) + slack).amax(1)
+    return torch.maximum(inside, outside_slope(alpha, bandwidth)) + rounding_of_slope(alpha, bandwidth)
+
+
+def outside_slope(alpha, bandwidth):
+    """How steep the kernels' sum can be beyond the grid, (C,)."""
+    return (
+        alpha.detach().double().abs().sum(1) * 2 * (FAR * bandwidth.detach().double()).sqrt() * math.exp(-FAR)
+    )
+
+
+def rounding_of_slope(alpha, bandwidth):
+    """What rounding in float64 can make of f', (C,)."""
+    return 1e-15 * alpha.shape[1] * alpha.detach().double().abs().sum(1) * bandwidth.detach().double().sqrt()
+
+
+def _of_cells(values):
+    return torch.maximum(values[:, :-1], values[:, 1:])
+
+
+def _columns(alpha, dictionary, bandwidth):
+    """In float64: alpha (C, D), dictionary (R, D), bandwidth (R', 1)."""
+    dictionary, gamma = dictionary.double(), bandwidth.double().reshape(-1, 1)
+    return None if alpha is None else alpha.double(), dictionary.reshape(-1, dictionary.shape[-1]), gamma

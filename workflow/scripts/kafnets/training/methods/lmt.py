@@ -8,7 +8,7 @@ from torch.nn import functional
 from ...certification.margins import distances
 from ...certification.network import live_network_of
 from ...certification.operations import Convolution, Dense
-from ...certification.product import Product
+from ...certification.product import Product, in_training
 from ...runtime.errors import UserError
 from .base import Method, Update
 
@@ -47,7 +47,7 @@ class LipschitzMarginTraining(Method):
     def prepare(self, network, images):
         try:
             self.network = live_network_of(network.model, images.shape[1:])
-            self.product = Product(self.network)
+            self.product = Product(self.network, in_training)
         except ValueError as error:
             raise UserError(f"adversary lmt: {error}") from error
 
