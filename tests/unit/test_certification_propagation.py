@@ -235,7 +235,7 @@ def test_maxmin_has_intervals_but_no_lines():
     found = interval.margins(network, lower, upper, torch.tensor([1]))[0]
     least = searched(network, lower, upper, 1)
     assert (found <= least + 1e-9).all() and (least - found).max() < 1
-    with pytest.raises(ValueError, match="model: 2: .*MaxMin"):
+    with pytest.raises(ValueError, match=r"model: 2: .*MaxMin"):
         crown.margins(network, lower, upper, torch.tensor([1]))
 
 
