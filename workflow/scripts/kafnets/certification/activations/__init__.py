@@ -9,7 +9,18 @@ An activation is a :class:`.curve.Curve`: its value, where its slope jumps, how 
 turns. :class:`.bounds.ActivationBounds` makes all bounds from these.
 """
 
+from . import families, fixed, kaf, rational, splines  # each registers its curves
 from .bounds import ActivationBounds, Relaxation
 from .dispatch import bounds_of, curve_of
 
-__all__ = ["ActivationBounds", "Relaxation", "bounds_of", "curve_of"]
+__all__ = [
+    "ActivationBounds",
+    "Relaxation",
+    "bounds_of",
+    "curve_of",
+    "families",
+    "fixed",
+    "kaf",
+    "rational",
+    "splines",
+]

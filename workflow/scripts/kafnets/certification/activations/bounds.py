@@ -9,8 +9,7 @@ from .curve import RangeMax
 
 SAMPLES = 32  # of an interval; even, so that its middle is none of them
 _AT_ONCE = 1 << 22  # numbers in a tensor of samples
-_FLOAT64 = 1e-14  # relative error of a sum of a few hundred products, with room
-_FLOAT32 = 2.0**-24
+_FLOAT64, _FLOAT32 = 2.0**-50, 2.0**-24
 
 
 class Relaxation(NamedTuple):
@@ -36,7 +35,7 @@ class ActivationBounds:
     """
 
     def __init__(self, curve, rounding=True):
-        self.curve, self.rounding = curve, bool(rounding)
+        self.curve, self.rounding = curve, float(bool(rounding))
         self._tables = None
 
     def lipschitz(self):
@@ -44,7 +43,7 @@ class ActivationBounds:
 
         It is that of the function itself: what rounding makes of it jumps by a last digit.
         """
-        return self.curve.lipschitz * (1 + _FLOAT64)
+        return self.curve.lipschitz * (1 + 16 * _FLOAT64)
 
     def range(self, lower, upper):
         """The least and the largest value on [lower, upper].
@@ -172,12 +171,10 @@ class ActivationBounds:
 
     def _error(self, size, lower, upper):
         """What rounding can do to values of this size, here and, if that is covered, in the layer."""
-        error = _FLOAT64 * (size.detach() + self.curve.scale[:, None])
-        if self.rounding:
-            absolute, relative = (one[:, None] for one in self.curve.rounding)
-            largest = torch.maximum(lower.detach().abs(), upper.detach().abs())
-            error = error + _FLOAT32 * (absolute + relative * largest)
-        return error
+        absolute, relative = (one[:, None] for one in self.curve.rounding)
+        farthest = torch.maximum(lower.detach().abs(), upper.detach().abs())
+        error = (_FLOAT64 + self.rounding * _FLOAT32) * (absolute + relative * farthest)
+        return error + 8 * _FLOAT64 * size.detach()
 
     def _line_error(self, size, lower_slope, upper_slope, ends):
         steepest = torch.maximum(lower_slope.detach().abs(), upper_slope.detach().abs())
@@ -212,7 +209,7 @@ class ActivationBounds:
 
 
 class _Largest:
-    """The largest of `values`, (R, P), at some points and, of what is up to `slack` above both ends, between."""
+    """The largest of `values`, (R, P), at points and between them, where they are `slack` higher at most."""
 
     def __init__(self, values, slack):
         self.points = RangeMax(values)

@@ -11,17 +11,16 @@ class Curve:
     r"""A function of one number for each of R rows.
 
     Attributes:
-        lipschitz (Tensor): :math:`(R)`, :math:`\sup |f'|`, sound and without gradient unless said.
-        corners (Tensor): :math:`(R, K)`, sorted: all places where the slope jumps; :math:`K` may be 0.
-        points (Tensor): :math:`(R, P)`, sorted: among them are all places where :math:`f` can turn from
-            rising to falling or back, or they lie so close that `bend` bounds what is between them.
-        bend (Tensor): :math:`(R, P + 1)`, of each cell between neighbouring points (and of both ends):
-            :math:`\sup |f''|` there, or 0 where f is known to be monotone in the cell.
+        lipschitz (Tensor): :math:`(R)`, at least :math:`\sup |f'|`, with a gradient.
+        corners (Tensor): :math:`(R, K)`: all places where the slope jumps; :math:`K` may be 0.
+        points (Tensor): :math:`(R, P)`, sorted: among them are all places where f turns from rising to
+            falling or back, or they lie so close that `bend` bounds what is between them.
+        bend (Tensor): :math:`(R, P + 1)`, of each cell between neighbouring points, and of both ends: at
+            least :math:`\sup |f''|` there, or 0 where f is known to be monotone in the cell.
         linear (bool): between corners it is linear.
-        convex (bool): it is convex in every row, and its `slope` is a subgradient.
-        scale (Tensor): :math:`(R)`: rounding errors of a value in float64 are small against it.
+        convex (bool): it is convex in every row.
         rounding (Tensor, Tensor): :math:`(a, b)`, each :math:`(R)`: what the layer computes in float32 is
-            within :math:`2^{-24} (a + b |x|)` of :math:`f(x)`.
+            within :math:`2^{-24} (a + b |x|)` of :math:`f(x)`; `value` within :math:`2^{-50} (a + b |x|)`.
     """
 
     linear = False
@@ -32,51 +31,30 @@ class Curve:
         raise NotImplementedError
 
     def slope(self, x):
-        """f'(x), (R, U); at a corner any number between the slopes on both sides."""
+        """Of a convex function: a subgradient, (R, U)."""
         raise NotImplementedError
 
     def curvature(self, lower, upper):
-        """At least sup |f''| on [lower, upper] without the corners, (R, U)."""
+        """At least sup |f''| on [lower, upper] without the corners, (R, U); without a gradient."""
         raise NotImplementedError
 
 
 class PiecewiseLinear(Curve):
-    r"""A continuous function that is linear between corners.
+    """A continuous function that is linear between corners.
 
     Args:
-        corners (Tensor): :math:`(R, K)`, in any order, at least one.
-        values (Tensor): :math:`(R, K)`: f there.
-        left, right (Tensor): :math:`(R)`, the slopes before the first and behind the last.
-        rounding (Tensor, Tensor): as of :class:`Curve`.
+        value (callable): (R, U) -> (R, U).
+        corners (Tensor): :math:`(R, K)`, sorted, at least one; places without a corner do not harm.
+        lipschitz, rounding: as of :class:`Curve`.
     """
 
     linear = True
 
-    def __init__(self, corners, values, left, right, rounding):
-        order = corners.detach().argsort(1)
-        self.corners = self.points = corners.gather(1, order)
-        self.values, self.left, self.right = values.gather(1, order), left, right
-        widths = self.corners.diff(dim=1)
-        slopes = self.values.diff(dim=1) / torch.where(widths > 0, widths, 1)
-        self.slopes = torch.cat([left[:, None], slopes, right[:, None]], 1)
-        self.bend = torch.zeros_like(self.slopes)
-        self.lipschitz = self.slopes.abs().amax(1)
-        self.scale = self.values.detach().abs().amax(1)
-        self.rounding = rounding
-
-    def value(self, x):
-        cell = self._cells(x)
-        anchor = (cell - 1).clamp(min=0)
-        return self.values.gather(1, anchor) + self.slope(x) * (x - self.corners.gather(1, anchor))
-
-    def slope(self, x):
-        return self.slopes.gather(1, self._cells(x))
-
-    def curvature(self, lower, upper):
-        return torch.zeros_like(lower)
-
-    def _cells(self, x):
-        return torch.searchsorted(self.corners.detach().contiguous(), x.detach().contiguous(), right=True)
+    def __init__(self, value, corners, lipschitz, rounding):
+        self.value, self.lipschitz = value, lipschitz
+        self.corners = self.points = corners.double()
+        self.bend = self.corners.new_zeros(len(corners), corners.shape[1] + 1)
+        self.rounding = tuple(one.detach().double() for one in rounding)
 
 
 class RangeMax:
@@ -89,37 +67,24 @@ class RangeMax:
     def __init__(self, values):
         self.values = values
         rows, size = values.shape
-        found, level = torch.arange(size, device=values.device).expand(rows, size), [values.detach()]
-        self.levels = [found]
-        width = 1
+        best, place = values.detach(), torch.arange(size, device=values.device).expand(rows, size)
+        tables, width = [place], 1  # of the largest of `width` numbers, by the first of them
         while 2 * width <= size:
-            best = level[-1]
-            one, other = best[:, : size - 2 * width + 1], best[:, width : size - width + 1]
-            later = other > one
-            index = torch.where(later, found[:, width : size - width + 1], found[:, : size - 2 * width + 1])
-            level.append(torch.maximum(one, other))
-            found = index
-            self.levels.append(torch.nn.functional.pad(index, (0, size - index.shape[1])))
+            one, other = slice(None, size - 2 * width + 1), slice(width, size - width + 1)
+            later = best[:, other] > best[:, one]
+            place = torch.where(later, place[:, other], place[:, one])
+            best = torch.maximum(best[:, one], best[:, other])
+            tables.append(torch.nn.functional.pad(place, (0, size - place.shape[1])))
             width *= 2
-        self.table = torch.stack([one.expand(rows, size) for one in self.levels]).reshape(
-            len(self.levels), -1
-        )
+        self.tables = torch.stack(tables)
 
     def __call__(self, first, last):
         """The largest of values[first .. last], both (R, U), first <= last; where not, any of them."""
-        rows, size = self.values.shape
+        levels, rows, size = self.tables.shape
         first, last = first.clamp(0, size - 1), last.clamp(0, size - 1)
-        count = (last - first + 1).clamp(min=1)
-        level = _log2(count, len(self.levels))
-        row = torch.arange(rows, device=first.device)[:, None] * size
-        start = level * self.table.shape[1] + row
-        index = [
-            self.table.view(-1)[start + place] for place in (first, (last - (1 << level) + 1).clamp(min=0))
-        ]
-        return torch.maximum(*(self.values.gather(1, one) for one in index))
-
-
-def _log2(count, levels):
-    """floor(log2(count)) of positive integers below 2^levels."""
-    powers = 2 ** torch.arange(1, levels + 1, device=count.device)
-    return torch.bucketize(count, powers, right=True)
+        powers = 2 ** torch.arange(1, levels, device=first.device)
+        level = torch.bucketize((last - first + 1).clamp(min=1), powers, right=True)
+        begin = level * (rows * size) + torch.arange(rows, device=first.device)[:, None] * size
+        starts = first, (last + 1 - 2**level).clamp(min=0)
+        found = (self.values.gather(1, self.tables.view(-1)[begin + start]) for start in starts)
+        return torch.maximum(*found)

@@ -23,12 +23,12 @@ class Shape:
             in absolute value where it jumps).
         peaks: all places where |f''| has a local maximum.
         minimum: where f turns from falling to rising; None where it rises everywhere.
-        steepest: where f' is largest and where it is least (infinities for limits).
         slopes: (least, largest) f'.
         third: sup |f'''| between `corners` and `peaks`.
         corners: where f' jumps.
         convex: whether f is.
         error: what its computation in float32 is off by, in units of 2^-24 |x|.
+        error_at_0: the same where x is 0, in units of 2^-24.
     """
 
     value: Callable
@@ -41,6 +41,7 @@ class Shape:
     corners: tuple = ()
     convex: bool = False
     error: float = 8.0
+    error_at_0: float = 0.0
 
     def curvature(self, lower, upper):
         """sup |f''| on [lower, upper]."""
@@ -102,6 +103,11 @@ def _gelu_tanh_second(x):
     return (1 - t * t) * (rise + 0.5 * x * (bend - 2 * t * rise * rise))
 
 
+def _smooth_relu(x):
+    positive = x.relu()
+    return positive - torch.log1p(positive)
+
+
 IDENTITY = Shape(lambda x: x, torch.ones_like, torch.zeros_like, (1.0, 1.0), convex=True, error=0.0)
 RELU = Shape(
     *(torch.relu, lambda x: (x > 0).to(x.dtype), torch.zeros_like, (0.0, 1.0)),
@@ -122,6 +128,15 @@ SOFTPLUS = Shape(
     slopes=(0.0, 1.0),
     peaks=(0.0,),
     third=0.0962250449,
+    convex=True,
+    error_at_0=4.0,
+)
+SMOOTH_RELU = Shape(
+    value=_smooth_relu,
+    slope=lambda x: x.relu() / (1 + x.relu()),
+    second=lambda x: torch.where(x < 0, 0.0, (1 + x.relu()) ** -2),
+    slopes=(0.0, 1.0),
+    peaks=(0.0,),
     convex=True,
 )
 SILU = Shape(
@@ -169,9 +184,8 @@ class Scaled(Curve):
         least, largest = shape.slopes
         q = self.q[:, 0]
         self.lipschitz = torch.maximum((least + q).abs(), (largest + q).abs()) / (1 + q)
-        self.scale = 1 / self.a.detach().abs()[:, 0]
-        relative = (shape.error * max(map(abs, shape.slopes)) + 8) / (1 + q.detach())
-        self.rounding = (torch.zeros_like(relative), relative)
+        relative = (shape.error + 8 * q.detach().abs()) / (1 + q.detach())
+        self.rounding = (shape.error_at_0 / self.a.detach().abs()[:, 0], relative)
 
     def _places(self, *where):
         """Places of s as places of f, (R, number)."""
