@@ -59,8 +59,15 @@ NETWORKS = {"mlp": mlp, "residual": Residual}
 
 
 def made(kind, name, seed=0):
+    """A network whose logits have the mean 0 and the deviation 1, so that its answers differ."""
     torch.manual_seed(seed)
-    return NETWORKS[kind](name).eval().requires_grad_(False)
+    model = NETWORKS[kind](name).eval().requires_grad_(False)
+    last = model.fc if kind == "residual" else model[-1]
+    logits = model(torch.rand(100, *SHAPE))
+    deviation, mean = torch.std_mean(logits, 0)
+    last.weight.div_(deviation[:, None])
+    last.bias.sub_(mean).div_(deviation)
+    return model
 
 
 def rows_of(label):
@@ -220,7 +227,7 @@ def test_maximum_pooling_is_sound():
     found = searched(network, lower, upper, 1)
     by_intervals = interval.margins(network, lower, upper, torch.tensor([1]))[0]
     by_lines = crown.margins(network, lower, upper, torch.tensor([1]))[0]
-    assert (by_intervals <= by_lines).all() and (by_lines <= found + 1e-9).all()
+    assert (by_intervals <= by_lines + 1e-9).all() and (by_lines <= found + 1e-9).all()
     with pytest.raises(ValueError, match="pool: no linear program is known"):
         linear_program.lower_bounds(network, lower, upper, rows_of(1))
 
@@ -235,7 +242,7 @@ def test_maxmin_has_intervals_but_no_lines():
     found = interval.margins(network, lower, upper, torch.tensor([1]))[0]
     least = searched(network, lower, upper, 1)
     assert (found <= least + 1e-9).all() and (least - found).max() < 1
-    with pytest.raises(ValueError, match="model: 2: .*MaxMin"):
+    with pytest.raises(ValueError, match=r"model: 2: .*MaxMin"):
         crown.margins(network, lower, upper, torch.tensor([1]))
 
 
@@ -282,8 +289,7 @@ def test_no_attack_breaks_a_certified_image(method, name):
             given = {"step": radius / 4, "iterations": 20, "restarts": 5, "loss": "margin"}
             attacked = images[n : n + 1], labels[n : n + 1]
             assert pgd(model, *attacked, eps=radius, **given).robust.all()
-            far = min(40 * radius, 1.0)
-            broken += not pgd(model, *attacked, eps=far, **{**given, "step": far / 4}).robust.all()
+            broken += not pgd(model, *attacked, eps=1.0, **{**given, "step": 0.2}).robust.all()
     assert broken >= 2  # the attack finds something where there is something
 
 

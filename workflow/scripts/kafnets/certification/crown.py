@@ -25,7 +25,7 @@ _FLOAT64 = 1e-11  # what sums of a million terms may be off by, as a share of th
 def margins(network, lower, upper, labels, intermediate="crown", memory=MEMORY):
     """Lower bounds of how far the label's logit is above each other one; float64 :math:`(N, K)`, 0 at labels.
 
-    They are never worse than those of :func:`.interval.margins`.
+    They are never worse than those of :func:`.interval.margins`, but for rounding.
 
     Args:
         network (kafnets.certification.network.Network): as of :func:`.network.network_of`.

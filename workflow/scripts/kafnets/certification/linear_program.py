@@ -67,7 +67,7 @@ class _Program:
     def _columns(self, blocks):
         """A matrix over all variables, from blocks for the results of some steps."""
         count = next(iter(blocks.values())).shape[0]
-        whole = scipy.sparse.lilmatrix_of((count, self.starts[-1]))
+        whole = scipy.sparse.lil_matrix((count, self.starts[-1]))
         for index, block in blocks.items():
             whole[:, self._slice(index)] = scipy.sparse.lil_matrix(block)
         return whole.tocsr()
@@ -122,8 +122,8 @@ class _Program:
             rows += [(output, -1, entry, slope, -offset) for slope, offset in lower_lines]
         outputs, signs, inputs, slopes, limits = (np.array(one) for one in zip(*rows, strict=True))
         count = np.arange(len(rows))
-        matrix = scipy.sparse.csrmatrix_of((signs, (count, outputs)), (len(rows), self.starts[-1]))
-        matrix += scipy.sparse.csrmatrix_of((slopes, (count, inputs)), (len(rows), self.starts[-1]))
+        matrix = scipy.sparse.csr_matrix((signs, (count, outputs)), (len(rows), self.starts[-1]))
+        matrix += scipy.sparse.csr_matrix((slopes, (count, inputs)), (len(rows), self.starts[-1]))
         self.at_most.append(matrix)
         self.limits.append(limits)
 
