@@ -42,8 +42,6 @@ VARIANTS = {
     "linear spline, clamped": ("linear_spline", {"tails": "clamp"}),
 }
 CASES = {name: (name, {}) for name, entry in ACTIVATIONS.items() if entry.elementwise} | VARIANTS
-# Sums of coefficients that cancel: of these no interval is more than a few roundings wide where f is flat.
-UNEVEN = ("rational", "rational b", "rational tanh")
 
 
 def made(case):
@@ -120,23 +118,21 @@ def test_the_lipschitz_constant_is_that_of_the_function(case):
     with torch.no_grad():
         bound = bounds_of(layer).lipschitz()
     assert bound.dtype == torch.float64 and bound.shape in ((1,), (CHANNELS,))
-    x = torch.cat(
-        [torch.linspace(-12, 12, 24_001), torch.linspace(-0.1, 0.1, 4001), torch.tensor([200.0, 201.0])]
-    )
-    x = x.double().sort().values
+    near = [torch.linspace(-end, end, 24_001, dtype=torch.float64) for end in (12, 0.4)]
+    far = torch.logspace(1, 5, 2000, dtype=torch.float64)
+    x = torch.cat([*near, far, -far]).sort().values
     y = in_double(layer)(x[:, None].expand(-1, CHANNELS)).detach()
     # a chord is no steeper than the steepest slope, up to the rounding of its ends
-    slopes = y.diff(dim=0).abs() / x.diff()[:, None].clamp(min=1e-12) * (x.diff()[:, None] > 1e-7)
-    assert bool((slopes.amax(0) <= bound + 1e-9).all())
-    assert bool((bound <= 1.001 * slopes.amax(0) + 1e-9).all())
+    wide = x.diff() > 1e-5
+    slopes = (y.diff(dim=0).abs() / x.diff()[:, None])[wide].amax(0)
+    assert bool((slopes <= bound * (1 + 1e-9) + 1e-9).all())
+    assert bool((bound <= 1.001 * slopes + 1e-9).all())
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_ranges_and_lines_are_tight(case):
     layer = made(case)
     lower, upper = (end[::2] for end in intervals(torch.float64))
-    keep = (upper > lower).all(1)
-    lower, upper = lower[keep], upper[keep]
     with torch.no_grad():
         bounds = bounds_of(layer, rounding=False)
         low, high = bounds.range(lower, upper)
@@ -144,27 +140,37 @@ def test_ranges_and_lines_are_tight(case):
     x = inside(lower, upper, 801)
     y = values_at(in_double(layer), x)
     true = y.amax(0) - y.amin(0)
-    wide = upper - lower
-    most = torch.where(wide <= 1.01, 1.001, 1.012)
-    assert bool((high - low <= most * true + 1e-6 * wide + 1e-9).all())
-    # the envelope at the middle: what chords over it reach, of the sampled points
+    if bounds.curve.linear:  # whose corners the samples miss
+        corners = bounds.curve.corners.T[:, None].expand(-1, *lower.shape).maximum(lower).minimum(upper)
+        of_all = torch.cat([y, values_at(in_double(layer), corners)])
+        true = of_all.amax(0) - of_all.amin(0)
     middle = (lower + upper) / 2
-    for sign, way in ((1, slice(2, 4)), (-1, slice(0, 2))):
-        at = [sign * (slope * middle + offset) for slope, offset in (tangent[way], parallel[way])]
-        assert bool((at[0] <= at[1] + 1e-3 * true + 1e-9).all())
-        assert bool((at[0] <= envelope(x, sign * y) + 0.02 * true + 1e-9).all())
+    # the upper and the lower line at the middle
+    (above, below), (above_too, below_too) = (
+        [slope * middle + offset for slope, offset in (lines[2:], lines[:2])] for lines in (tangent, parallel)
+    )
+    gaps = torch.maximum(above - envelope(x, y), -below - envelope(x, -y))
+    for width in WIDTHS[1:]:
+        those = (upper - lower - width).abs() < 1e-5
+        excess = (high - low - true)[those] / (true[those] + 1e-3 * width)
+        assert excess.median() < 5e-4 and excess.quantile(0.9) < 2e-3 and excess.max() < 0.012
+        size = true[those].median() + 1e-6
+        assert bool((torch.maximum(above - above_too, below_too - below) <= 1e-4 * size)[those].all())
+        # wide intervals have too few samples for narrow kernels
+        if width <= 1 or (width == 4 and "narrow" not in case):
+            assert gaps[those].median() < 0.02 * size and gaps[those].max() < 0.05 * size
 
 
 def envelope(x, y):
-    """The concave envelope of evenly spaced points, (n, ...), at their middle one: the highest chord over it."""
+    """The concave envelope of evenly spaced points at their middle one: the highest chord over it."""
     half = len(x) // 2
     few = [*range(0, half, 16), half - 1, half]
-    left, right = torch.tensor(few), torch.tensor([len(x) - 1 - i for i in few])
     best = y[half]
-    for i, j in itertools.product(left, right):
-        if i < j:
-            share = (x[half] - x[i]) / (x[j] - x[i])
-            best = torch.maximum(best, y[i] + share * (y[j] - y[i]))
+    for i, j in itertools.product(few, few):
+        if i < half or j < half:
+            left, right = i, len(x) - 1 - j
+            share = (half - left) / (right - left)
+            best = torch.maximum(best, torch.lerp(y[left], y[right], share))
     return best
 
 

@@ -7,7 +7,7 @@ import torch
 
 from .curve import RangeMax
 
-SAMPLES = 32  # of an interval; even, so that its middle is none of them
+SAMPLES = 64  # of an interval; even, so that its middle is none of them
 _AT_ONCE = 1 << 22  # numbers in a tensor of samples
 _FLOAT64, _FLOAT32 = 2.0**-50, 2.0**-24
 
@@ -125,7 +125,14 @@ class ActivationBounds:
         middle = (lower + upper) / 2
         upper_slope = _tangent_slope(x.detach(), y.detach(), middle.detach())
         lower_slope = -_tangent_slope(x.detach(), -y.detach(), middle.detach())
-        return self._lines(x, y, slack, lower_slope.to(dtype).double(), upper_slope.to(dtype).double())
+        lines = self._lines(x, y, slack, lower_slope.to(dtype).double(), upper_slope.to(dtype).double())
+        if self.curve.linear:
+            return lines
+        # where the samples are too few for f, the range is better
+        low, high = self._range(lower, upper)
+        zero = torch.zeros_like(middle)
+        under = _where(lines[0] * middle + lines[1] < low, (zero, low), lines[:2])
+        return *under, *_where(lines[2] * middle + lines[3] > high, (zero, high), lines[2:])
 
     def _parallel(self, lower, upper, dtype):
         x, y, slack = self._samples(lower, upper)
@@ -222,6 +229,10 @@ class _Largest:
         if self.cells is None:
             return found
         return _with(found, torch.maximum, self.cells(first, last - 1), last > first)
+
+
+def _where(condition, ones, others):
+    return [torch.where(condition, one, other) for one, other in zip(ones, others, strict=True)]
 
 
 def _with(values, function, others, where):

@@ -67,7 +67,10 @@ class RangeMax:
     def __init__(self, values):
         self.values = values
         rows, size = values.shape
-        best, place = values.detach(), torch.arange(size, device=values.device).expand(rows, size)
+        best, place = (
+            values.detach(),
+            torch.arange(size, dtype=torch.int32, device=values.device).expand(rows, size),
+        )
         tables, width = [place], 1  # of the largest of `width` numbers, by the first of them
         while 2 * width <= size:
             one, other = slice(None, size - 2 * width + 1), slice(width, size - width + 1)
@@ -76,15 +79,15 @@ class RangeMax:
             best = torch.maximum(best[:, one], best[:, other])
             tables.append(torch.nn.functional.pad(place, (0, size - place.shape[1])))
             width *= 2
-        self.tables = torch.stack(tables)
+        self.tables = torch.stack(tables)  # indices: what is found keeps its gradient
 
     def __call__(self, first, last):
         """The largest of values[first .. last], both (R, U), first <= last; where not, any of them."""
         levels, rows, size = self.tables.shape
         first, last = first.clamp(0, size - 1), last.clamp(0, size - 1)
         powers = 2 ** torch.arange(1, levels, device=first.device)
-        level = torch.bucketize((last - first + 1).clamp(min=1), powers, right=True)
+        level = torch.bucketize((last - first + 1).clamp(min=1).contiguous(), powers, right=True)
         begin = level * (rows * size) + torch.arange(rows, device=first.device)[:, None] * size
         starts = first, (last + 1 - 2**level).clamp(min=0)
-        found = (self.values.gather(1, self.tables.view(-1)[begin + start]) for start in starts)
+        found = (self.values.gather(1, self.tables.view(-1)[begin + start].long()) for start in starts)
         return torch.maximum(*found)

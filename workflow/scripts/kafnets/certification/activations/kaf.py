@@ -163,34 +163,39 @@ class Kernels(Curve):
         outside = kernels.outside_bend()[:, None]
         self.bends = RangeMax(torch.cat([outside, bends.minimum(kernels.bound(2, middle)), outside], 1))
         self.cells = x.expand(rows, -1).contiguous()
-        self.lipschitz = self._lipschitz(x, width, middle, first, third.detach())
+        slopes, slack = self._slopes(x, width, middle, first, third.detach())
+        steepest = torch.maximum(*(one.abs() for one in slopes)) + slack
+        self.lipschitz = self._lipschitz(x, steepest.amax(1))
         self.rounding = self._rounding(x)
         if getattr(kernels, "tails", "zero") == "clamp":
             ends = x.new_full((len(x), 1), kernels.boundary)
             corners = torch.cat([-ends, corners, ends], 1)
         self.corners, self.points = corners.expand(rows, -1), self.cells
-        of_base = self.size * self.base.curvature(x[:, :-1], x[:, 1:])
-        inner = self.bends.values[:, 1:-1] + of_base
-        self.bend = torch.nn.functional.pad(inner, (1, 1))  # beyond the grid it is monotone, up to roundings
+        inner = self.bends.values[:, 1:-1] + self.size * self.base.curvature(x[:, :-1], x[:, 1:])
+        least = torch.minimum(*slopes) - slack, torch.maximum(*slopes) + slack
+        rises, falls = least[0] > kernels.noise[:, None], least[1] < -kernels.noise[:, None]
+        # beyond the grid it is monotone, up to roundings
+        self.bend = torch.nn.functional.pad(torch.where(rises | falls, 0, inner), (1, 1)).detach()
 
-    def _lipschitz(self, x, width, middle, first, third):
-        """Cell by cell, and beyond the grid, where the base's slope is between its end and its limit."""
+    def _slopes(self, x, width, middle, first, third):
+        """f' at both ends of each cell, (R, P - 1) twice, and how far it can be from between them inside."""
         if self.base.corners:
             of_base = (self.base.slope(middle),) * 2
         else:
             of_base = (self.base.slope(x[:, :-1]), self.base.slope(x[:, 1:]))
-        ends = [
-            (self.weight * b + k).abs() for b, k in zip(of_base, (first[:, :-1], first[:, 1:]), strict=True)
-        ]
+        slopes = [self.weight * b + k for b, k in zip(of_base, (first[:, :-1], first[:, 1:]), strict=True)]
         bent = _ends(third.abs()) + width**2 / 8 * self.kernels.bound(5, middle)
-        slack = width**2 / 8 * (bent.minimum(self.kernels.bound(3, middle)) + self.size * self.base.third)
-        inside = (torch.maximum(*ends) + slack).amax(1)
-        limits = 1.0 if self.base is IDENTITY else 0.0, 1.0
+        return slopes, width**2 / 8 * (
+            bent.minimum(self.kernels.bound(3, middle)) + self.size * self.base.third
+        )
+
+    def _lipschitz(self, x, inside):
+        """The largest of the cells, and beyond, where the base's slope is between its end and its limit."""
+        limits = (1.0 if self.base is IDENTITY else 0.0, 1.0)
         outside = [
             (self.weight[:, 0] * slope + tail).abs()
-            for limit, end, tail in (
-                (limits[0], x[:, :1], self.kernels.left),
-                (limits[1], x[:, -1:], self.kernels.right),
+            for limit, end, tail in zip(
+                limits, (x[:, :1], x[:, -1:]), (self.kernels.left, self.kernels.right), strict=True
             )
             for slope in (limit, self.base.slope(end)[:, 0])
         ]

@@ -6,11 +6,16 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn import functional
 
+from ...activations.kaf.layer import KAF
 from ...certification.activations import ActivationBounds, curve_of
+from ...certification.activations.curve import RangeMax
 from ...certification.interval import Before, Exact
 from ...certification.network import live_network_of
 from ...certification.operations import Dense, Dropping, Normalisation
 from .base import Method, Update
+
+# The grid on which kernels are looked up: its points, and how far it reaches beyond the dictionary.
+_POINTS, _MARGIN = 257, 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +123,39 @@ class _Both(Exact):
 def activation_range(layer, lower, upper):
     """The values of an activation on intervals, with the parameters that it has now; differentiable.
 
+    Of kernels they are looked up on a grid, without what may lie between its points: a training needs no
+    proof, and the sound bounds take longer than the network.
+
     Args:
         layer (nn.Module): a pointwise activation.
         lower, upper (Tensor): :math:`(N, C, ...)`.
     """
+    if isinstance(layer, KAF):
+        return _range_on_grid(layer, lower, upper)
     curve = curve_of(layer)
     turns = curve.points.shape[1]
-    if turns <= 2 and not curve.bend.any():
-        # fixed functions, mostly: between its few turning points it is monotone
-        places = curve.points.to(lower).reshape(len(curve.points), turns, *[1] * (lower.dim() - 2))
-        inner = [places[:, turn].clamp(lower, upper) for turn in range(turns)]
-        values = layer(torch.cat([lower, upper, *inner])).unflatten(0, (2 + turns, len(lower)))
-        return values.amin(0), values.amax(0)
-    return ActivationBounds(curve, rounding=False).range(lower, upper)
+    if turns > 2 or curve.bend.any():
+        return ActivationBounds(curve, rounding=False).range(lower, upper)
+    # between its few turning points it is monotone
+    places = curve.points.to(lower).reshape(len(curve.points), turns, *[1] * (lower.dim() - 2))
+    inner = [places[:, turn].clamp(lower, upper) for turn in range(turns)]
+    values = layer(torch.cat([lower, upper, *inner])).unflatten(0, (2 + turns, len(lower)))
+    return values.amin(0), values.amax(0)
+
+
+def _range_on_grid(layer, lower, upper):
+    first, last = layer.dictionary.detach().amin() - _MARGIN, layer.dictionary.detach().amax() + _MARGIN
+    step = (last - first) / (_POINTS - 1)
+    grid = first + step * torch.arange(_POINTS, dtype=lower.dtype, device=lower.device)
+    table = layer(grid.expand(1, lower.shape[1], -1))[0]
+    ends = layer(torch.cat([lower, upper])).unflatten(0, (2, len(lower)))
+    # the points of the grid that lie in the interval
+    low, high = (end.detach().movedim(1, 0).flatten(1) for end in (lower, upper))
+    begin = ((low - first) / step).ceil().clamp(0, _POINTS).long()
+    end = ((high - first) / step).floor().clamp(-1, _POINTS - 1).long()
+    none, shape = (end < begin), lower.movedim(1, 0).shape
+    inner = [
+        RangeMax(sign * table)(begin, end).masked_fill(none, -torch.inf).view(shape).movedim(0, 1)
+        for sign in (-1, 1)
+    ]
+    return torch.minimum(ends.amin(0), -inner[0]), torch.maximum(ends.amax(0), inner[1])
