@@ -123,6 +123,21 @@ def test_no_gradient_is_longer_than_the_constant(activation):
     assert found <= constant <= 60 * found
 
 
+def test_channels_that_change_places_have_the_largest_factor():
+    """MaxMin before a normalisation that stretches the smaller of two channels by 100."""
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(2, 2), create_activation("maxmin", 2), norm, nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0, 1], [0.1, 0]]))
+        norm.weight.copy_(torch.tensor([0.01, 100]))
+    model = model.eval().double()
+    x = torch.tensor([[[0.0, -3]]], dtype=torch.float64)  # the steep row is the smaller one here
+    steep = jacobian(model[:4], x).abs().max().item()
+    assert steep > 99 and lipschitz_constant(network_of(model, (1, 1, 2))) >= steep
+
+
 @pytest.mark.parametrize("architecture", ["resnet8", "vgg"])
 def test_networks_of_the_registry_have_constants(architecture):
     """Also where a sum is normalised, pixels are left away, and maxima are taken."""
