@@ -149,9 +149,7 @@ def test_all_steps_lie_in_their_intervals(kind):
 def test_float32_leaves_intervals_that_are_not_rounded_outwards():
     """The test above can fail: sums of a thousand terms that cancel."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.ReLU(), nn.Linear(64, 8)).requires_grad_(
-        False
-    )
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3072, 64), nn.Linear(64, 8)).requires_grad_(False)
     network, images = network_of(model, (3, 32, 32)), torch.rand(20, 3, 32, 32)
     images[:] = images.round()  # of which each is the only one in its ball
     exact = network.walk((images.double(), torch.zeros_like(images).double()), interval.Exact())
@@ -194,12 +192,12 @@ class Pooled(nn.Module):
         self.average, self.fc = nn.AvgPool2d(2), nn.Linear(3, CLASSES)
 
     def forward(self, x):
-        return self.fc(self.average(self.pool(self.conv(x).relu())).flatten(1))
+        return self.fc(self.average(self.pool(self.conv(x)).relu()).flatten(1))
 
 
 @pytest.mark.parametrize("make", [lambda: made("residual", "relu"), lambda: Pooled().eval()])
 def test_where_no_unit_can_switch_crown_is_exact(make):
-    r"""There the network is linear: the least margin is that of the image less :math:`\epsilon \|\nabla\|_1`."""
+    r"""It is linear there: the least margin is the image's less :math:`\epsilon \|\nabla\|_1`."""
     torch.manual_seed(3)
     network, eps = network_of(make(), SHAPE), 5e-4
     images, labels = 0.1 + 0.8 * torch.rand(20, *SHAPE), torch.arange(20) % CLASSES
