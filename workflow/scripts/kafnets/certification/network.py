@@ -13,6 +13,7 @@ from torch import fx, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
+from ..models.lipschitz import plain
 from ..models.resnet import Normalize, PaddedShortcut, SameConv2d
 from .operations import (
     Activation,
@@ -127,7 +128,7 @@ def network_of(model, image_shape):
     Raises:
         ValueError: for a network whose calls cannot be recorded, and for a layer of another kind; names it.
     """
-    model = copy.deepcopy(model).double().eval().requires_grad_(False)
+    model = plain(copy.deepcopy(model).double().eval()).requires_grad_(False)
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
@@ -277,7 +278,7 @@ class _Reading:
             return Normalisation(layer, len(before))
         if kind is Normalize:
             return Standardisation(layer, len(before))
-        if kind is PaddedShortcut:
+        if kind in (PaddedShortcut, nn.PixelUnshuffle):
             return Selection(layer)
         if kind in (nn.AvgPool2d, nn.AdaptiveAvgPool2d):
             return Averaging(layer, before[-2] * before[-1])

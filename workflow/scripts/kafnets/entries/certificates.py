@@ -35,4 +35,10 @@ CERTIFICATES = {
         required=("eps",),
         settings={**_STEPS, "intermediate": {"enum": ["crown", "interval"]}},
     ),
+    "lipschitz": Entry(
+        "kafnets.certification.margins:LipschitzMargin",
+        label="Lipschitz constant",
+        norm="l2",
+        optional=("norm",),
+    ),
 }
