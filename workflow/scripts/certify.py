@@ -73,7 +73,7 @@ def main():
 def run(arguments, settings, dataset, device, facts, memory):
     """Certifies and writes; `facts` are what the record says of its inputs."""
     name = settings.get("certificate", settings.get("method", "certificate"))
-    progress = Progress(f"{name} of {arguments.model.parent}")
+    progress = Progress(f"{name} of {arguments.model.parent}", memory.first)
     model, started = load_model(arguments.model, device), records.now()
     figures, columns = certify(
         model,

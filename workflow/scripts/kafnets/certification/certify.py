@@ -171,11 +171,12 @@ class Memory:
         self.saved = time.monotonic()
         left = checkpoint.read(path, name)
         self.parts = [] if left is None else [left["done"]]
+        self.first = sum(map(_length, self.parts))
 
     def recall(self):
         """What an earlier process, or an earlier call of this one, has done: a list to go on with."""
         if self.parts:
-            line(f"going on after {sum(map(_length, self.parts))} images")
+            line(f"going on after {self.first} images")
         return self.parts
 
     def note(self, parts):
@@ -198,21 +199,19 @@ class Progress:
 
     Args:
         name (str): what the line begins with.
+        first (int): images that earlier processes have done.
     """
 
-    def __init__(self, name):
-        self.name, self.started = name, time.perf_counter()
-        self.first = None  # done by earlier processes
+    def __init__(self, name, first=0):
+        self.name, self.first, self.started = name, first, time.perf_counter()
         self.written = self.started
         self.bar = bar(None, name)
 
     def __call__(self, done, left, certified):
         turns.give_way()
         now = time.perf_counter()
-        if self.first is None:
-            self.first = done - 1
         gone = now - self.started
-        remaining = gone * left / max(done - self.first, 1)
+        remaining = gone * left / (done - self.first)
         self.bar.total = done + left
         self.bar.set_postfix_str(f"certified {certified:.2%}", refresh=False)
         self.bar.update(done - self.bar.n)
