@@ -14,6 +14,7 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
+    {"certification"},
     {"training", "evaluation"},
     {"diagnostics"},
     {"report"},
