@@ -14,7 +14,7 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "certification"},
     {"diagnostics"},
     {"report"},
     {"pipeline"},

@@ -21,7 +21,7 @@ LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
 _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
+_NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
@@ -91,7 +91,7 @@ def files(script, modules=(), beside=()):
     while queue:
         name = queue.pop()
         path = _file_of(name, beside)
-        if name in found or path is None or name in _NOT_FOLLOWED:
+        if name in found or path is None or _NOT_FOLLOWED.fullmatch(name):
             continue
         found[name] = path
         queue += [*_parents(name), *_imports(path, name)]
