@@ -24,6 +24,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
+include: "workflow/rules/detect.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plots.smk"
 
@@ -36,6 +37,8 @@ rule all:
         GRID.plots,
         GRID.card_tables,
         GRID.card_plots,
+        DETECTIONS.tables,
+        DETECTIONS.plots,
         GRID.study,
 
 

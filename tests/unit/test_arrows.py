@@ -14,7 +14,7 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
-    {"training", "evaluation", "certification"},
+    {"training", "evaluation", "certification", "detection"},
     {"diagnostics"},
     {"report"},
     {"pipeline"},

@@ -34,7 +34,9 @@ def main():
     parser.add_argument("--detector-record", required=True, type=Path, help="its record")
     parser.add_argument("--data", required=True, type=Path, help="prepared data set (safetensors)")
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
-    parser.add_argument("--csv", required=True, type=Path, help="written: answers and scores, a line an image")
+    parser.add_argument(
+        "--csv", required=True, type=Path, help="written: answers and scores, a line an image"
+    )
     parser.add_argument("--batch-size", type=int, help="images per forward pass")
     parser.add_argument("--code", default="", help="its version: what it made is not made again")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")

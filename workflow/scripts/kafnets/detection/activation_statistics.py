@@ -7,7 +7,6 @@ can be differentiated, so that who knows the detector can attack it.
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from ..activations import is_elementwise, layers_of
 from ..runtime.errors import UserError
@@ -55,7 +54,9 @@ class ActivationStatistics(Detector):
             if f"{name}." == within or name.startswith(within)
         }
         if not self.layers:
-            raise UserError(f"layer: no activation layers within {layer!r}; write null for those of all layers")
+            raise UserError(
+                f"layer: no activation layers within {layer!r}; write null for those of all layers"
+            )
         with torch.no_grad():
             _, some = self.features(images[:1])
         count = some.shape[1]
@@ -87,7 +88,7 @@ class ActivationStatistics(Detector):
         if "steep" in self.statistics and is_elementwise(layer):
             yield self._share(slope(layer, z).abs() - STEEP)
         if "responses" in self.statistics:
-            yield recomputed(responses, flat, points, gamma).flatten(1)
+            yield responses(flat, points, gamma).flatten(1)
 
     def _share(self, excess):
         return torch.sigmoid(excess / self.softness).flatten(1).mean(1, keepdim=True)
@@ -115,16 +116,27 @@ def kernels_of(layer, z):
 
 def responses(z, points, gamma):
     """(N, C, D): the kernels' values, averaged over all places; z (N, C, P), points (C, D), gamma (C)."""
-    gamma = gamma[:, None]
-    means = [(-gamma * (z - point[:, None]) ** 2).exp().mean(2) for point in points.unbind(1)]
-    return torch.stack(means, 2)
+    return _Responses.apply(z, points.detach(), gamma.detach()[:, None])
 
 
-def recomputed(function, z, *others):
-    """`function(z, *others)`, of which a backward pass keeps the arguments alone: it has D times z inside."""
-    if not (torch.is_grad_enabled() and z.requires_grad):
-        return function(z, *others)
-    return checkpoint(function, z, *others, use_reentrant=False, preserve_rng_state=False)
+class _Responses(torch.autograd.Function):
+    """Keeps its arguments alone for the backward pass: written out, there are D times as many values as of z."""
+
+    @staticmethod
+    def forward(ctx, z, points, gamma):
+        ctx.save_for_backward(z, points, gamma)
+        means = [(-gamma * (z - point[:, None]) ** 2).exp().mean(2) for point in points.unbind(1)]
+        return torch.stack(means, 2)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        z, points, gamma = ctx.saved_tensors
+        total, grad = torch.zeros_like(z), grad * (-2 / z.shape[2])
+        for point, one in zip(points.unbind(1), grad.unbind(2), strict=True):
+            offset = z - point[:, None]
+            total += one[:, :, None] * offset * (-gamma * offset**2).exp()
+        return gamma * total, None, None
 
 
 def slope(layer, z):

@@ -54,7 +54,9 @@ class Detector(nn.Module):
         found = {name: tuple(one.shape) for name, one in tensors.items()}
         wanted = {name: tuple(one.shape) for name, one in self.head().items()}
         if found != wanted:
-            wrong = sorted(name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name))
+            wrong = sorted(
+                name for name in found.keys() | wanted.keys() if found.get(name) != wanted.get(name)
+            )
             raise UserError(f"detector: its file is of another detector (see {wrong[0]}); train it again")
         self.load_state_dict(tensors, strict=False)
 
@@ -132,5 +134,7 @@ def layer_of(network, name):
     known = dict(network.named_modules())
     if not name or name not in known:
         shown = ", ".join(key for key in known if key and key.count(".") == 0)
-        raise UserError(f"layer: {name!r} is no layer of the network; write one of {shown}, or one within them")
+        raise UserError(
+            f"layer: {name!r} is no layer of the network; write one of {shown}, or one within them"
+        )
     return known[name]

@@ -75,9 +75,7 @@ def judge(detector, images, labels, held_out, settings, *, batch_size=None, prog
     started = time.perf_counter()
     _, held_out_scores = look(detector, others, size)
     try:
-        thresholds = {
-            rate: metrics.threshold(held_out_scores.cpu().numpy(), rate) for rate in metrics.RATES
-        }
+        thresholds = {rate: metrics.threshold(held_out_scores.cpu().numpy(), rate) for rate in metrics.RATES}
     except ValueError as error:
         raise UserError(f"held_out: {error}") from error
     clean_answers, clean_scores = look(detector, pixels, size)

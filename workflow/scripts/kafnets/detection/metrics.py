@@ -30,7 +30,9 @@ def threshold(scores, rate):
     rejected = int(np.floor(rate * len(scores) + 1e-9))
     found = float(np.sort(scores)[len(scores) - rejected - 1])
     if not np.isfinite(found):
-        raise ValueError(f"scores: the threshold would be {found}, too many of the {len(scores)} are no numbers")
+        raise ValueError(
+            f"scores: the threshold would be {found}, too many of the {len(scores)} are no numbers"
+        )
     return found
 
 

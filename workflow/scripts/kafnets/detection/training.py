@@ -142,6 +142,7 @@ class _Training:
         return {
             "head": {name: one.detach().cpu().clone() for name, one in self.detector.head().items()},
             "optimiser": self.optimiser.state_dict(),
+            "epoch": len(self.history),
             "history": self.history,
         }
 
@@ -168,7 +169,9 @@ class _Training:
             loss_sum, right = loss_sum + loss * len(rows), right + correct
         loss = loss_sum / len(self.pixels)
         if not np.isfinite(loss):
-            raise UserError(f"the detector's loss is {loss} in epoch {epoch + 1}; write a smaller learning_rate")
+            raise UserError(
+                f"the detector's loss is {loss} in epoch {epoch + 1}; write a smaller learning_rate"
+            )
         return {"epoch": epoch + 1, "loss": loss, "accuracy": right / (2 * len(self.pixels))}
 
     def _step(self, features, clean):
