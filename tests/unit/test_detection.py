@@ -116,7 +116,7 @@ def test_statistics_are_their_formulas(stacked):
 
 
 def test_their_gradients_are_those_of_differences(stacked):
-    name, net = stacked
+    _, net = stacked
     detector = ActivationStatistics(net, images(1).double(), statistics=("beyond", "steep", "responses"))
     generator = torch.Generator().manual_seed(1)
     weights = torch.randn(detector.mean.shape, generator=generator, dtype=torch.float64)
@@ -392,7 +392,7 @@ def test_the_attacked_and_the_held_out_images_are_apart():
         assert (labels[chosen].bincount() == len(chosen) // 10).all() and (chosen.diff() > 0).all()
     # those of every other evaluation with so many
     assert attacked.tolist() == sorted(balanced_order(labels.numpy())[:60])
-    with pytest.raises(UserError, match="held_out: .* the test set has 300"):
+    with pytest.raises(UserError, match=r"held_out: .* the test set has 300"):
         split(labels, 201, 100)
 
 
@@ -438,8 +438,8 @@ def test_wrong_settings_of_an_attack_are_told():
     detector, (pixels, labels) = Confidence(network("relu")), training_set(110)
     with pytest.raises(UserError, match="did you mean pgd"):
         judge(detector, pixels[:4], labels[:4], pixels[10:], {"method": "pdg"})
-    with pytest.raises(UserError, match="attack static: .*step"):
+    with pytest.raises(UserError, match=r"attack static: .*step"):
         bad = {"attack": "static", "method": "pgd", "eps": "8/255", "iterations": 1}
         judge(detector, pixels[:4], labels[:4], pixels[10:], bad)
-    with pytest.raises(UserError, match="held_out: .*at least 100"):
+    with pytest.raises(UserError, match=r"held_out: .*at least 100"):
         judge(detector, pixels[:4], labels[:4], pixels[10:60], {"method": "pgd"})

@@ -1,7 +1,8 @@
 """Judges one detector by one attack: what it says of every test image, clean and attacked.
 
-    python workflow/scripts/detect.py --settings attack.json --model model.safetensors --model-record record.json \\
-        --detector metzen.safetensors --detector-record metzen.json --data results/data/cifar10.safetensors \\
+    python workflow/scripts/detect.py --settings attack.json \\
+        --model model.safetensors --model-record record.json --detector metzen.safetensors \\
+        --detector-record metzen.json --data results/data/cifar10.safetensors \\
         --record orthogonal.json --csv orthogonal.csv
 """
 

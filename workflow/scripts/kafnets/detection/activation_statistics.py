@@ -1,9 +1,11 @@
 r"""A detector on what the network's activations receive: where on their curves an image puts them.
 
-An activation that is learned is known on the range of its training inputs; adversarial images may drive it to
-where it is steep, or beyond its dictionary. Three statistics of every activation layer, all of them means that
-can be differentiated, so that who knows the detector can attack it.
+An activation that is learned is known on the range of its training inputs; adversarial images may drive it
+to where it is steep, or beyond its dictionary. Three statistics of every activation layer, all of them means
+that can be differentiated, so that who knows the detector can attack it.
 """
+
+import itertools
 
 import torch
 from torch import nn
@@ -68,7 +70,7 @@ class ActivationStatistics(Detector):
         for name, value in (("mean", 0.0), ("scale", 1.0)):
             self.register_buffer(name, torch.full((count,), value, dtype=some.dtype, device=some.device))
         widths = (count, hidden, 1) if hidden else (count, 1)
-        layers = [nn.Linear(*pair) for pair in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [nn.Linear(*pair) for pair in itertools.pairwise(widths)]
         self.classifier = nn.Sequential(layers[0], *(one for more in layers[1:] for one in (nn.SiLU(), more)))
         self.classifier.to(some.device, some.dtype)
 
@@ -106,7 +108,7 @@ class ActivationStatistics(Detector):
 
 
 def kernels_of(layer, z):
-    """The dictionary, (C, D) or (1, D), and the bandwidth, (C) or (1), by which inputs of a layer are seen."""
+    """The dictionary, (C, D) or (1, D), and the bandwidth, (C) or (1), by which a layer's inputs are seen."""
     if getattr(layer, "kernel", None) == "gaussian":
         _, points, gamma = layer.mixture()
         return points.reshape(-1, points.shape[-1]).to(z.dtype), gamma.reshape(-1).to(z.dtype)
@@ -120,7 +122,7 @@ def responses(z, points, gamma):
 
 
 class _Responses(torch.autograd.Function):
-    """Keeps its arguments alone for the backward pass: written out, there are D times as many values as of z."""
+    """Keeps its arguments alone for the backward pass: written out there are D times as many values."""
 
     @staticmethod
     def forward(ctx, z, points, gamma):

@@ -18,7 +18,7 @@ from ..attacks.pgd import pgd
 from ..runtime.errors import UserError
 from .base import Detector
 
-# By how much another logit has to exceed the label's before an attack turns to the detector (Bryniarski et al.).
+# By how much another logit has to exceed the label's before an attack turns to the detector: Bryniarski's.
 MARGIN = 0.05
 WEIGHTS = (0.1, 0.3, 0.5, 0.7, 0.9)
 
@@ -122,8 +122,8 @@ def orthogonal_pgd(
     .. math::
         u\big(g - \tfrac{\langle g, h \rangle}{\lVert h \rVert^2} h\big)
 
-    for each image, g the gradient that is followed and h the other: one step does not undo what the steps along
-    the other gradient have reached.
+    for each image, g the gradient that is followed and h the other: one step does not undo what the steps
+    along the other gradient have reached.
 
     Args:
         detector, images, labels, eps, step, iterations, restarts, margin, norm, **others: as in

@@ -1,4 +1,4 @@
-"""What all detectors share: a network, what they see of it in one forward pass, and a score for each image."""
+"""What all detectors share: a network, what they see of it in one forward pass, a score for each image."""
 
 import contextlib
 

@@ -15,7 +15,7 @@ from ..runtime.errors import UserError
 from ..runtime.units import fraction
 from . import metrics
 
-# The rate at whose threshold an attack aims that needs one: who passes the stricter threshold passes the other.
+# An attack that needs a threshold aims at this rate's: who passes the lower one passes the other.
 AIMED_AT = max(metrics.RATES)
 # Of each image, in the order of the columns of the CSV file.
 COLUMNS = ("label", "clean_answer", "clean_score", "answer", "score", "linf", "l2")
@@ -55,8 +55,8 @@ def judge(detector, images, labels, held_out, settings, *, batch_size=None, prog
         images (Tensor): (N, C, H, W) uint8, test images.
         labels (Tensor): (N,) int64 true classes.
         held_out (Tensor): (M, C, H, W) uint8, other test images, which fix the thresholds.
-        settings (dict): `method`, a name of `kafnets.registry.DETECTION_ATTACKS`, and the attack's own settings
-            (`eps` and `step` as "n/255" or floats); `start_seed` seeds the attack.
+        settings (dict): `method`, a name of `kafnets.registry.DETECTION_ATTACKS`, and the attack's own
+            settings (`eps` and `step` as "n/255" or floats); `start_seed` seeds the attack.
         batch_size (int, optional): images per forward pass.
         progress (callable, optional): see :func:`kafnets.attacks.pgd`.
 

@@ -20,12 +20,13 @@ def threshold(scores, rate):
         float: one of the scores.
 
     Raises:
-        ValueError: when so few images cannot say (at least 1 / rate are needed), or the threshold is not finite.
+        ValueError: when so few images cannot say (at least 1 / rate are needed), or it is not finite.
     """
     scores = _scores(scores)
     if len(scores) * rate < 1:
         raise ValueError(
-            f"scores: {len(scores)} cannot fix a rate of {rate:g}; at least {int(np.ceil(1 / rate))} are needed"
+            f"scores: {len(scores)} cannot fix a rate of {rate:g}; at least {int(np.ceil(1 / rate))} are "
+            "needed"
         )
     rejected = int(np.floor(rate * len(scores) + 1e-9))
     found = float(np.sort(scores)[len(scores) - rejected - 1])
@@ -76,15 +77,16 @@ def figures(clean, evading, thresholds):
 
     Args:
         clean (dict): `score` (N,) and `misclassified` (N,) bool of the unperturbed images.
-        evading (array): (N,) the lowest score at which the attack has each image misclassified, infinite where
-            it does not: see :func:`lowest`. It includes the image itself.
+        evading (array): (N,) the lowest score at which the attack has each image misclassified, infinite
+            where it does not: see :func:`lowest`. It includes the image itself.
         thresholds (dict): rate -> threshold.
 
     Returns:
         dict: `examples`; `misclassified`, images that the attack has misclassified; `auc`, of these against
-        the clean images, None of none; and `rates`, for each its `threshold` and `false_positives`, clean images
-        rejected; `detected`, of the misclassified those rejected; `evaded`, images misclassified and accepted
-        (the attacker's successes); `robust`, images that are right and accepted as they are and not among these.
+        the clean images, None of none; and `rates`, for each its `threshold` and `false_positives`, clean
+        images rejected; `detected`, of the misclassified those rejected; `evaded`, images misclassified and
+        accepted (the attacker's successes); `robust`, images that are right and accepted as they are and not
+        among these.
     """
     scores, right = np.asarray(clean["score"]), ~np.asarray(clean["misclassified"], bool)
     evading = np.asarray(evading, float)

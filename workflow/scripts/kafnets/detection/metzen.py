@@ -10,9 +10,9 @@ from .base import Detector, layer_of, middle_of
 class Metzen(Detector):
     """A binary subnetwork on an intermediate feature map of the frozen network.
 
-    Three 3x3 convolutions with normalisation and ReLU, the first two followed by 2x2 max-pooling while the map
-    is larger than 2 x 2, a 1x1 convolution to one channel, and the mean over all places: the log-odds of the
-    image being adversarial.
+    Three 3x3 convolutions with normalisation and ReLU, the first two followed by 2x2 max-pooling while the
+    map is larger than 2 x 2, a 1x1 convolution to one channel, and the mean over all places: the log-odds of
+    the image being adversarial.
 
     Args:
         network (nn.Module): the classifier.

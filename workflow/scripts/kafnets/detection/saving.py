@@ -45,7 +45,7 @@ def create_detector(method, network, image_shape=(3, 32, 32), seed=0, **settings
 
 
 def save_detector(detector, path):
-    """Writes the head of a detector of :func:`create_detector`, atomically; the network is not in the file."""
+    """Writes the head of a detector of :func:`create_detector`, atomically; the network is not in it."""
     tensors = {name: one.detach().cpu().contiguous() for name, one in detector.head().items()}
     content = save(tensors, metadata={_METADATA: json.dumps(detector.made_from, sort_keys=True)})
     with atomic_path(path) as temporary:

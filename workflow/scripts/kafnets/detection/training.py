@@ -27,9 +27,9 @@ class Recipe:
         iterations (int): of it.
         epochs, batch_size (int): of the training; a batch holds so many images, and their adversarial ones.
         learning_rate, decay (float): of Adam, and its weight decay.
-        dynamic (bool): the adversarial images are made anew in every step, against the detector as it is, along
-            :math:`(1 - s)\,\mathrm{sign}\,\nabla J_\text{cls} + s\,\mathrm{sign}\,\nabla J_\text{det}` with
-            :math:`s \sim U[0, 1]` for each image; else once, against the network alone.
+        dynamic (bool): the adversarial images are made anew in every step, against the detector as it is,
+            along :math:`(1 - s)\,\mathrm{sign}\,\nabla J_\text{cls} + s\,\mathrm{sign}\,\nabla
+            J_\text{det}` with :math:`s \sim U[0, 1]` for each image; else once, against the network alone.
         seed (int): of the start, the order and the crafting.
 
     Source: Metzen et al. 2017, arXiv:1702.04267.

@@ -9,7 +9,7 @@ STRICT, LOOSE = 0.01, 0.05  # the rates of false positives
 
 
 def build(guarded, settings):
-    """The table of an experiment: a row a detector beside a network, static and adaptive attacker side by side.
+    """The table of an experiment: a row a detector beside a network, both attackers side by side.
 
     Args:
         guarded: list of `detections.Guarded`.
@@ -55,8 +55,7 @@ def of_attacks(guarded, settings):
     for one in guarded:
         for attack, its in settings["attacks"].items():
             found = one.figures([attack])
-            strict, loose = _at(found, STRICT), _at(found, LOOSE)
-            distance = _distance(one.attacks[attack], loose["threshold"])
+            distance = _distance(one.attacks[attack], _at(found, LOOSE)["threshold"])
             rows.append(
                 (
                     Cell(_network(one, several)),
@@ -153,14 +152,14 @@ def caption(guarded, settings):
     return " ".join(
         [
             f"{settings['title']}: detectors beside the networks, under an attacker who does not know them "
-            f"({_described(settings, settings['static'])}), and under one who does (adaptive: for each image the "
-            f"lowest score at which any of {merged} has it misclassified, {_ball(settings)}).",
+            f"({_described(settings, settings['static'])}), and under one who does (adaptive: for each image "
+            f"the lowest score at which any of {merged} has it misclassified, {_ball(settings)}).",
             _images(guarded),
             "TPR@1, TPR@5: of the misclassified images those rejected, at the thresholds of 1% and 5% false "
             "positives. SR@1, SR@5: of all images those that the attacker has misclassified and accepted, at "
-            "these thresholds. Robust@5: of all images those that are right and accepted as they are, and that "
-            "no attack has misclassified and accepted. AUC: misclassified against clean images; it says nothing "
-            "about a threshold, and is no measure of robustness.",
+            "these thresholds. Robust@5: of all images those that are right and accepted as they are, and "
+            "that no attack has misclassified and accepted. AUC: misclassified against clean images; it says "
+            "nothing about a threshold, and is no measure of robustness.",
             _detectors(settings),
             _BOUND,
         ]
@@ -172,33 +171,33 @@ def caption_of_attacks(guarded, settings):
     described = "; ".join(f"{said(name)}: {_described(settings, name)}" for name in settings["attacks"])
     return " ".join(
         [
-            f"{settings['title']}: every detector under every attack, those that know it and those that do not. "
-            f"{described}.",
+            f"{settings['title']}: every detector under every attack, those that know it and those that do "
+            f"not. {described}.",
             _images(guarded),
             "Misclassified: images that the attack has misclassified, accepted or not. Median l2: the median "
-            "length of the perturbations that succeed at the threshold of 5% false positives, 0 for images that "
-            "are misclassified and accepted as they are; attacks without a radius are to be read by it, and "
-            "their success rates say nothing of a ball.",
+            "length of the perturbations that succeed at the threshold of 5% false positives, 0 for images "
+            "that are misclassified and accepted as they are; attacks without a radius are to be read by it, "
+            "and their success rates say nothing of a ball.",
             "TPR, SR and AUC as in the main table.",
         ]
     )
 
 
 _BOUND = (
-    "A bound to hold claims against (Tramèr 2022, arXiv:2107.11630): whoever has a detector that is robust at ε "
-    "has, by a search that takes exponential time, a classifier of the same robust accuracy at ε/2. Robust@5 far "
-    "above what classifiers reach at half the radius is a sign of an attack that is too weak."
+    "A bound to hold claims against (Tramèr 2022, arXiv:2107.11630): whoever has a detector that is robust "
+    "at ε has, by a search that takes exponential time, a classifier of the same robust accuracy at ε/2. "
+    "Robust@5 far above what classifiers reach at half the radius is a sign of an attack that is too weak."
 )
 
 
 def _images(guarded):
-    examples = sorted({len(attack.columns["label"]) for one in guarded for attack in one.attacks.values()})
-    held_out = sorted({attack.record["held_out"] for one in guarded for attack in one.attacks.values()})
-    counts = " and ".join(f"{number:,}" for number in examples)
-    others = " and ".join(f"{number:,}" for number in held_out)
+    examples = {len(attack.columns["label"]) for one in guarded for attack in one.attacks.values()}
+    held_out = {attack.record["held_out"] for one in guarded for attack in one.attacks.values()}
+    counts, others = (" and ".join(f"{number:,}" for number in sorted(one)) for one in (examples, held_out))
     return (
-        f"{counts} test images; thresholds fixed on {others} others, unperturbed (false alarms@5: of the {counts} "
-        "those rejected at the threshold of 5%). Shares in percent, in brackets the Wilson 95% interval."
+        f"{counts} test images; thresholds fixed on {others} others, unperturbed (false alarms@5: of the "
+        f"{counts} those rejected at the threshold of 5%). Shares in percent, in brackets the Wilson 95% "
+        "interval."
     )
 
 

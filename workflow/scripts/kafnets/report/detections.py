@@ -117,7 +117,7 @@ class Guarded:
 
 
 def guarded(judged, settings):
-    """One :class:`Guarded` a network and detector, networks in their order, detectors in that of the settings.
+    """One :class:`Guarded` a network and detector; detectors in the order of the settings.
 
     Args:
         judged: list of Judged, of one experiment.
@@ -147,6 +147,6 @@ def _check(name, attacks, wanted):
         same = np.array_equal(one.columns["image"], first.columns["image"])
         if not same or one.record["model_sha256"] != first.record["model_sha256"]:
             raise UserError(
-                f"{name}: {one.attack} and {first.attack} are of other images or weights; run snakemake again "
-                "to have them made again"
+                f"{name}: {one.attack} and {first.attack} are of other images or weights; run snakemake "
+                "again to have them made again"
             )
