@@ -13,7 +13,6 @@ CERTIFICATES = {
         required=("sigma",),
         optional=("selection_samples", "samples", "alpha", "seed"),
         settings={
-            "sigma": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
             "selection_samples": _SAMPLES,
             "samples": _SAMPLES,
             "alpha": {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 0.5},

@@ -58,6 +58,19 @@ ADVERSARIES = {
     "pgd_at": _multi_step("pgd_at:PGDTraining", "PGD-AT"),
     "trades": _multi_step("trades:TRADES", "TRADES", beta=_WEIGHT),
     "mart": _multi_step("mart:MART", "MART", beta=_WEIGHT),
+    "gaussian": Entry(f"{_METHODS}.gaussian:Gaussian", label="Gaussian noise", required=("sigma",)),
+    "smooth_adv": Entry(
+        f"{_METHODS}.smooth_adv:SmoothAdv",
+        label="SmoothAdv",
+        required=("sigma", "radius"),
+        optional=("iterations",),
+        settings={
+            **_MODE,
+            "radius": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            "noises": {"type": "integer", "minimum": 1, "maximum": 100},
+            "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
+        },
+    ),
 }
 # What works on top of any of these, by its key under `training`, with the settings that stand there.
 AROUND = {"awp": Entry(f"{_METHODS}.awp:AWP", label="AWP")}
