@@ -60,6 +60,12 @@ rule certificates:
         GRID.certifications,
 
 
+rule detections:
+    input:
+        DETECTIONS.tables,
+        DETECTIONS.plots,
+
+
 rule lr_range:
     input:
         GRID.lr_range_plots,

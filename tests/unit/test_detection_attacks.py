@@ -253,7 +253,8 @@ def test_what_is_attacked_is_a_detector_in_full_precision(detector, some):
 
 def test_every_attack_of_the_registry_can_be_called(detector):
     """With no images at all: each takes what the judge gives it."""
-    images, labels = torch.zeros(0, 3, 16, 16, dtype=torch.float64), torch.zeros(0, dtype=torch.int64)
+    detector = copy.deepcopy(detector).float()
+    images, labels = torch.zeros(0, 3, 16, 16), torch.zeros(0, dtype=torch.int64)
     given = {"eps": EPS, "step": STEP, "iterations": 1}
     for entry in DETECTION_ATTACKS.values():
         arguments = {name: value for name, value in given.items() if name in entry.schemas()}
@@ -292,30 +293,32 @@ def test_without_a_detector_it_is_the_attack_of_another_library(detector, some):
     images, labels = (one[:4].float() if one.is_floating_point() else one[:4] for one in some)
     net = copy.deepcopy(detector.network).float()
     accepting = Confidence(net)
-    settings = {"iterations": 60, "search_steps": 5, "learning_rate": 0.02}
+    settings = {"iterations": 50, "search_steps": 5, "learning_rate": 0.1}
     ours = cw_detector(accepting, images, labels, threshold=1e6, **settings)
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        steps=60, binary_search_steps=5, stepsize=0.02, confidence=0.0, abort_early=False
+        steps=50, binary_search_steps=5, stepsize=0.1, confidence=0.0, abort_early=False
     )
     wrapped = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     theirs = attack(wrapped, images, foolbox.criteria.Misclassification(labels), epsilons=None)[1]
     expected = (theirs - images).flatten(1).norm(dim=1)
     with torch.no_grad():
         wrong = net(images).argmax(1) != labels
-    assert (ours.distances[wrong] == 0).all() and (~wrong).sum() >= 2
+        found = net(theirs).argmax(1) != labels  # theirs is black where it found nothing
+    assert torch.equal(ours.distances.isfinite(), found) and (found & ~wrong).sum() >= 2
     # both stop after as many steps, short of the very nearest
-    np.testing.assert_allclose(ours.distances[~wrong], expected[~wrong], rtol=0.1)
+    np.testing.assert_allclose(ours.distances[found & ~wrong], expected[found & ~wrong], rtol=0.02)
+    assert (ours.distances[wrong] == 0).all()
 
 
 def test_what_it_finds_is_misclassified_and_accepted(detector, some):
     images, labels = some
     with torch.no_grad():
         _, scores = detector.look(images)
-    threshold = scores.quantile(0.3).item()  # most images are rejected as they are
-    settings = {"iterations": 40, "search_steps": 4, "learning_rate": 0.05}
+    threshold = scores.quantile(0.5).item()  # half of the images are rejected as they are
+    settings = {"iterations": 40, "search_steps": 4, "learning_rate": 0.2}
     result = cw_detector(detector, images, labels, threshold=threshold, batch_size=4, **settings)
     found = result.distances.isfinite()
-    assert found.sum() >= 5
+    assert found.sum() >= 4
     with torch.no_grad():
         logits, after = detector.look(result.adversarial)
     evading = (logits.argmax(1) != labels) & (after <= threshold)
