@@ -53,7 +53,7 @@ def write(folder, attack, detector="confidence", activation="relu", seed=0, **ch
     path.parent.mkdir(parents=True, exist_ok=True)
     scores = path.with_suffix(".csv")
     found = columns(attack, detector, activation, seed)
-    with open(scores, "w", newline="") as file:
+    with open(scores, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("image", *COLUMNS))
         writer.writerows(

@@ -36,7 +36,7 @@ def guarded(paths):
 
 
 def counted(attacks, detector, activation, rate):
-    """Image by image: shares of the misclassified that are rejected, of all that evade, and that are robust."""
+    """Image by image: shares of the misclassified rejected, of all that evade, and that are robust."""
     found, limit = [columns(attack, detector, activation) for attack in attacks], THRESHOLDS[rate]
     rejected = misclassified = evaded = robust = 0
     for image in range(EXAMPLES):
