@@ -73,7 +73,7 @@ def test_the_table_is_counted_from_the_scores(guarded):
         assert cells["false alarms@5"].text == f"{100 * np.mean(clean > THRESHOLDS[0.05]):.1f}"
         # who knows the detector evades it, who does not is caught
         assert float(cells["adaptive SR@5"].text) > float(cells["static SR@5"].text) + 20
-        assert float(cells["static AUC"].text) > 0.9 > float(cells["adaptive AUC"].text)
+        assert float(cells["static AUC"].text) > 0.85 > float(cells["adaptive AUC"].text)
 
 
 def test_it_says_what_it_is_of(guarded):
@@ -112,7 +112,7 @@ def test_tables_are_set(guarded):
         assert len(rows) == len(table.records)
         for row in rows:
             assert float(row["evaded_5_low"]) <= float(row["evaded_5"]) <= float(row["evaded_5_high"])
-        assert "Tiny\\_50\\%" in to_tex(table) and to_tex(table).isascii() is False
+        assert "Tiny\\_50\\%" in to_tex(table)
         assert to_markdown(table).count("|") >= len(table.rows) * len(table.columns)
 
 

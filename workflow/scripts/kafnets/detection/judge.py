@@ -120,7 +120,6 @@ def of_columns(columns):
     return clean, metrics.lowest([attacked])
 
 
-@torch.no_grad()
 def look(detector, images, batch_size):
     """The answers, (N, classes), and the scores, (N,); what is no number counts as rejected by everything."""
     with frozen(detector), exact_convolutions(), torch.no_grad():
