@@ -20,7 +20,7 @@ _TRAINING = {
 
 # `method` of an entry of detection.detectors: subclasses of kafnets.detection.base.Detector.
 DETECTORS = {
-    "confidence": Entry("kafnets.detection.confidence:Confidence", label="confidence"),
+    "confidence": Entry("kafnets.detection.confidence:Confidence", label="the network's largest probability"),
     "metzen": Entry(
         "kafnets.detection.metzen:Metzen",
         label="detector network",

@@ -62,7 +62,7 @@ def of_attacks(guarded, settings):
                     Cell(said(one.detector)),
                     Cell(said(attack)),
                     Cell("yes" if is_adaptive(its) else "no"),
-                    _share(found["misclassified"], found["examples"]),
+                    _plain(found["misclassified"], found["examples"]),
                     *_attacker(found),
                     Cell(NOT_RUN if distance is None else f"{distance:.3f}"),
                 )
@@ -104,8 +104,14 @@ def _attacker(figures):
     """AUC, true positive rates and success rates."""
     rates = [_at(figures, rate) for rate in (STRICT, LOOSE)]
     auc = Cell(NOT_RUN if figures["auc"] is None else f"{figures['auc']:.3f}")
-    detected = [_share(one["detected"], figures["misclassified"]) for one in rates]
-    return auc, *detected, *(_share(one["evaded"], figures["examples"]) for one in rates)
+    detected = [_plain(one["detected"], figures["misclassified"]) for one in rates]
+    strict, loose = (one["evaded"] for one in rates)
+    return auc, *detected, _plain(strict, figures["examples"]), _share(loose, figures["examples"])
+
+
+def _plain(count, examples):
+    """A share without its interval, which the CSV file has: a table of them all would be too wide."""
+    return Cell(f"{100 * count / examples:.1f}" if examples else NOT_RUN)
 
 
 def _distance(judged, threshold):
@@ -196,8 +202,8 @@ def _images(guarded):
     counts, others = (" and ".join(f"{number:,}" for number in sorted(one)) for one in (examples, held_out))
     return (
         f"{counts} test images; thresholds fixed on {others} others, unperturbed (false alarms@5: of the "
-        f"{counts} those rejected at the threshold of 5%). Shares in percent, in brackets the Wilson 95% "
-        "interval."
+        f"{counts} those rejected at the threshold of 5%). Shares in percent, some with "
+        "their Wilson 95% interval; all intervals are in the CSV file."
     )
 
 
