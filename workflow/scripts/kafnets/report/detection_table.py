@@ -21,8 +21,7 @@ def build(guarded, settings):
         static, adaptive = one.figures([settings["static"]]), one.figures(settings["merged"])
         rows.append(
             (
-                Cell(_network(one, several)),
-                Cell(said(one.detector)),
+                Cell(f"{_network(one, several)}: {said(one.detector)}"),
                 _share(_at(static, LOOSE)["false_positives"], static["examples"]),
                 *_attacker(static),
                 *_attacker(adaptive),
@@ -37,10 +36,9 @@ def build(guarded, settings):
         title=f"{settings['title']}: detectors",
         caption=caption(guarded, settings),
         columns=(
-            *(Column("Activation"), Column("Detector"), Column("false alarms@5")),
-            *(Column(f"static {head}") for head in heads),
-            *(Column(f"adaptive {head}") for head in heads),
-            Column("robust@5"),
+            *(Column("Network: detector"), Column("false@5", "clean")),
+            *(Column(head, "static") for head in heads),
+            *(Column(head, "adaptive") for head in (*heads, "robust@5")),
         ),
         rows=tuple(rows),
         records=tuple(records),
@@ -201,7 +199,7 @@ def _images(guarded):
     held_out = {attack.record["held_out"] for one in guarded for attack in one.attacks.values()}
     counts, others = (" and ".join(f"{number:,}" for number in sorted(one)) for one in (examples, held_out))
     return (
-        f"{counts} test images; thresholds fixed on {others} others, unperturbed (false alarms@5: of the "
+        f"{counts} test images; thresholds fixed on {others} others, unperturbed (false@5: of the "
         f"{counts} those rejected at the threshold of 5%). Shares in percent, some with "
         "their Wilson 95% interval; all intervals are in the CSV file."
     )
