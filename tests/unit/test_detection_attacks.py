@@ -310,9 +310,11 @@ def test_without_a_detector_it_is_the_attack_of_another_library(detector, some):
     with torch.no_grad():
         found = net(theirs).argmax(1) != labels  # theirs is black where it found nothing
     assert torch.equal(ours.distances.isfinite(), found) and found[:3].sum() >= 2 and len(found) == 4
-    # both stop after as many steps, short of the very nearest
+    # both stop after as many steps, short of the very nearest: where rounding tips a weight of the search the
+    # other way, some percent apart; where it does not, nowhere
     found[3] = False
-    np.testing.assert_allclose(ours.distances[found], expected[found], rtol=0.02)
+    np.testing.assert_allclose(ours.distances[found], expected[found], rtol=0.15)
+    assert ((ours.distances - expected)[found].abs() / expected[found]).min() < 1e-4
     assert ours.distances[3] == 0  # wrong as it is
 
 
