@@ -64,7 +64,7 @@ def test_the_table_is_counted_from_the_scores(guarded):
             for percent, rate in (("1", 0.01), ("5", 0.05)):
                 detected, evaded, robust = counted(attacks, detector, activation, rate)
                 assert cells[f"{kind} TPR@{percent}"].text == f"{100 * detected:.1f}"
-                assert cells[f"{kind} SR@{percent}"].text == f"{100 * evaded:.1f}"
+            assert cells[f"{kind} SR@5"].text == f"{100 * evaded:.1f}"
             interval = statistics.wilson(round(evaded * EXAMPLES), EXAMPLES)
             shown = f"{100 * interval.low:.1f}–{100 * interval.high:.1f}"
             assert cells[f"{kind} SR@5"].interval == shown
