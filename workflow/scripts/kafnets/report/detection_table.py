@@ -16,14 +16,18 @@ def build(guarded, settings):
         settings: of :func:`kafnets.config.detection.table_settings`.
     """
     several = len({one.seed for one in guarded}) > 1
-    rows, records = [], []
+    rows, records, network = [], [], None
     for one in guarded:
+        if _network(one, several) != network:  # a row with its name alone, which keeps the column narrow
+            network = _network(one, several)
+            rows.append((Cell(network), *[Cell("")] * 10))
         static, adaptive = one.figures([settings["static"]]), one.figures(settings["merged"])
         rows.append(
             (
-                Cell(f"{_network(one, several)}: {said(one.detector)}"),
+                Cell(said(one.detector)),
                 _plain(_at(static, LOOSE)["false_positives"], static["examples"]),
-                *_attacker(static),
+                *_attacker(static)[:-1],
+                _plain(_at(static, LOOSE)["evaded"], static["examples"]),
                 *_attacker(adaptive),
                 _share(_at(adaptive, LOOSE)["robust"], adaptive["examples"]),
             )
@@ -36,7 +40,7 @@ def build(guarded, settings):
         title=f"{settings['title']}: detectors",
         caption=caption(guarded, settings),
         columns=(
-            *(Column("Network: detector"), Column("false@5", "clean")),
+            *(Column("Network, detector"), Column("false@5", "clean")),
             *(Column(head, "static") for head in heads),
             *(Column(head, "adaptive") for head in (*heads, "robust@5")),
         ),
