@@ -21,7 +21,7 @@ def draw(guarded, settings):
     panels = {}
     for one in guarded:
         panels.setdefault(one.activation, {}).setdefault(one.seed, []).append(one)
-    columns = min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
     width = style.PAGE if columns > 1 else style.COLUMN
     drawn, grid = style.figure(width, _HEIGHT * rows + 0.5, rows, columns, sharex=True, sharey=True)
@@ -30,8 +30,9 @@ def draw(guarded, settings):
         one.set_axis_off()
     for place, (activation, seeds) in zip(axes, panels.items(), strict=False):
         _panel(place, label(activation), seeds[min(seeds)], settings)
-    for place in grid[-1]:
+    for place in axes[max(len(panels) - columns, 0) : len(panels)]:  # the lowest of each column
         place.set_xlabel("False positive rate")
+        place.tick_params(labelbottom=True)
     for place in grid[:, 0]:
         place.set_ylabel("True positive rate")
     style.legend(drawn, axes[0], 2 if columns == 1 else 4)
