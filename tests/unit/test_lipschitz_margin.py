@@ -9,7 +9,7 @@ from kafnets import create_activation, create_model
 from kafnets.certification.certify import certify
 from kafnets.certification.margins import LipschitzMargin, distances, lipschitz_constant
 from kafnets.certification.network import network_of
-from kafnets.certification.product import in_training, proved
+from kafnets.certification.product import proved
 from kafnets.data.digits import prepare_digits
 from kafnets.runtime.errors import UserError
 from kafnets.training.methods.base import Network, create_method
@@ -94,7 +94,8 @@ def branches(activation):
 def test_the_constant_of_a_network_is_the_product_of_its_layers():
     """By explicit matrices: of the true size, the normalisation and each channel's slope folded in."""
     activation = create_activation("prelu", 4)
-    activation.a.data.copy_(torch.tensor([3.0, -0.5, 0.2, 1])[:, None].view_as(activation.a))
+    (slope,) = activation.parameters()
+    slope.data.copy_(torch.tensor([3.0, -0.5, 0.2, 1]).view_as(slope))
     model = branches(activation).double()
     x = torch.rand(2, 6, 6, dtype=torch.float64)
     h = torch.rand(4, 6, 6, dtype=torch.float64)
@@ -113,7 +114,6 @@ def test_the_constant_of_a_network_is_the_product_of_its_layers():
 def test_no_gradient_is_longer_than_the_constant(activation):
     layer = create_activation(activation, 4)
     model = branches(layer).double()
-    body = nn.Sequential(*copy.deepcopy(model).children())
     constant = lipschitz_constant(network_of(model, (2, 6, 6)))
     body = lambda x: model.pool(  # noqa: E731
         model.bn(model.one(model.act(model.conv(x))) + model.act(model.conv(x)))
@@ -123,26 +123,36 @@ def test_no_gradient_is_longer_than_the_constant(activation):
     assert found <= constant <= 60 * found
 
 
+def test_channels_that_change_places_have_the_largest_factor():
+    """MaxMin before a normalisation that stretches the smaller of two channels by 100."""
+    norm = nn.BatchNorm1d(2)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(2, 2), create_activation("maxmin", 2), norm, nn.Linear(2, 2)
+    )
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.0, 1], [0.1, 0]]))
+        norm.weight.copy_(torch.tensor([0.01, 100]))
+    model = model.eval().double()
+    x = torch.tensor([[[0.0, -3]]], dtype=torch.float64)  # the steep row is the smaller one here
+    steep = jacobian(model[:4], x).abs().max().item()
+    assert steep > 99 and lipschitz_constant(network_of(model, (1, 1, 2))) >= steep
+
+
 @pytest.mark.parametrize("architecture", ["resnet8", "vgg"])
 def test_networks_of_the_registry_have_constants(architecture):
     """Also where a sum is normalised, pixels are left away, and maxima are taken."""
-    for options in (
-        ({"block": "thesis"}, {"block": "original"}, {"block": "preact"}) if "res" in architecture else ({},)
-    ):
+    blocks = ("thesis", "original", "preact") if architecture == "resnet8" else (None,)
+    for block in blocks:
+        options = {"block": block} if block else {}
         model = create_model(architecture, "kaf", image_shape=[3, 8, 8], **options).eval()
-        body = nn.Sequential(*list(model)[:-1]) if architecture == "vgg" else None
         constant = lipschitz_constant(network_of(model, (3, 8, 8)))
+        features = []
+        last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+        last.register_forward_pre_hook(lambda _, given, features=features: features.append(given[0]))
         x = torch.rand(4, 3, 8, 8, requires_grad=True)
-        if body is None:
-            captured = []
-            handle = model.fc.register_forward_pre_hook(lambda _, given: captured.append(given[0]))
-            model(x)
-            handle.remove()
-            features = captured[0]
-        else:
-            features = body(x)
-        direction = functional.normalize(torch.randn_like(features), dim=1)
-        (gradient,) = torch.autograd.grad((features * direction).sum(), x)
+        model(x)
+        direction = functional.normalize(torch.randn_like(features[0]), dim=1)
+        (gradient,) = torch.autograd.grad((features[0] * direction).sum(), x)
         assert 0 < gradient.flatten(1).norm(dim=1).max() <= constant < math.inf
 
 
@@ -194,14 +204,14 @@ def test_no_attack_breaks_a_certified_image_and_training_raises_the_radii(digits
         model = create_model(kind, "kaf_base_1lip", **make)
         model = trained(model, create_method({"name": "offset"}), digits, 60, 0.3)
     pixels = (images * 255).round().to(torch.uint8)
-    figures, certified, _ = certify(model, pixels, labels, "lipschitz", {})
-    before, _, _ = certify(other, pixels, labels, "lipschitz", {})
+    figures, certified = certify(model, pixels, labels, "lipschitz", {})
+    before, _ = certify(other, pixels, labels, "lipschitz", {})
     assert figures["accuracy"] > 0.6
     assert figures["average_radius"] > 1.5 * before["average_radius"]
     if kind == "lipschitz_cnn":
         assert figures["facts"]["lipschitz_constant"] <= 1.001
-    right = (certified.predictions == labels) & (certified.radii > 0)
-    images, labels, radii = images[right], labels[right], certified.radii[right]
+    right = (certified["prediction"] == labels) & (certified["radius"] > 0)
+    images, labels, radii = images[right], labels[right], certified["radius"][right]
     assert (farthest(model, images, labels, radii) < 0).all()
     # the attack is one: further away it breaks most of them
     assert (farthest(model, images, labels, 12 * radii) > 0).double().mean() > 0.5

@@ -268,6 +268,9 @@ METHODS = {
     "grad_align": {"adversary": {"eps": "8/255"}},
     "gaussian": {"adversary": {"sigma": 0.25}},
     "smooth_adv": {"adversary": {"sigma": 0.25, "radius": 0.5, "iterations": 2}},
+    "ibp": {"adversary": {"eps": "2/255", "ramp": 1}},
+    "lmt": {"adversary": {"c": 0.1, "warm_up": 1}},
+    "offset": {},
 }
 
 

@@ -7,6 +7,7 @@ is a factor for each channel is taken into the layer before it: of a normalisati
 
 import torch
 
+from ..activations import is_elementwise
 from ..activations.kaf import slopes
 from ..activations.kaf.layer import KAF
 from ..activations.kaf.one_lipschitz import LipschitzKAF, LipschitzKAFWithBase
@@ -70,6 +71,9 @@ class Product:
                 a dense layer; the spectral norm of its linear part, its outputs times `factor` (C) or None.
         """
         self.norm, self.found = norm, {}
+        for number, readers in enumerate(self.readers):
+            if readers > 1:  # needed anyway; from block to block the recursion would be deep
+                self._of(number)
         return self._of(self.steps[-1].inputs[0])
 
     def _of(self, number, factor=None):
@@ -93,6 +97,8 @@ class Product:
             return self._of(inputs[0], _times(factor, operation.factors()[0].abs()))
         if isinstance(operation, Activation):
             steepest = self.fixed[number] if number in self.fixed else self.steepest(operation.layer)
+            if not is_elementwise(operation.layer):  # what is in a channel may come from another
+                return _largest(factor) * _largest(steepest) * self._of(inputs[0])
             return self._of(inputs[0], _times(factor, steepest))
         if isinstance(operation, Addition):
             return sum(self._of(one, factor) for one in inputs)

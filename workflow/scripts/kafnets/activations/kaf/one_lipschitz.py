@@ -27,11 +27,12 @@ class LipschitzKAF(KAF):
     cliff there would decide :math:`L_c`.
 
     Args:
-        channels, D, boundary, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device,
-            dtype, share: as of :class:`.layer.KAF`; the kernels are Gaussian.
+        channels, D, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device, dtype, share:
+            as of :class:`.layer.KAF`; the kernels are Gaussian.
+        boundary: as there. Default: 1.5; without normalisations the inputs are small
         ridge: of the fit, relative to the kernels' mean squares. Default: 1e-3
         init: :math:`\sigma`: ``"normal"``, a fixed activation's name, ``"identity"``, ``"abs"``,
-            ``"leaky_relu"`` or a callable. Default: ``"abs"``, of which the slope is 1 nearly everywhere
+            ``"leaky_relu"`` or a callable. Default: ``"relu"``
 
     Shape:
         - Input, output: :math:`(N, C, *)`
@@ -44,9 +45,9 @@ class LipschitzKAF(KAF):
         self,
         channels,
         D=20,
-        boundary=3.0,
+        boundary=1.5,
         bandwidth="thesis",
-        init="abs",
+        init="relu",
         std=0.05,
         ridge=1e-3,
         trainable_dictionary=False,
@@ -103,12 +104,12 @@ class LipschitzKAFWithBase(KAFWithBase):
     .. math:: f(x) = \frac{1}{\max(1, L_c)} \Big(
               w_c\, b(x) + \sum_{i=1}^{D} \alpha_{c,i}\, \kappa(x, d_i) \Big)
 
-    as :class:`LipschitzKAF`. With the defaults it starts as :math:`b` itself.
+    as :class:`LipschitzKAF`. With the defaults it starts as :math:`b` over its steepest slope.
 
     Args:
         channels, D, boundary, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device,
             dtype, share: as of :class:`.with_base.KAFWithBase`
-        base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"relu"``
+        base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"silu"``
 
     Shape:
         - Input, output: :math:`(N, C, *)`
@@ -120,7 +121,7 @@ class LipschitzKAFWithBase(KAFWithBase):
     def __init__(
         self,
         channels,
-        base="relu",
+        base="silu",
         D=20,
         boundary=3.0,
         bandwidth="thesis",

@@ -15,8 +15,8 @@ class OffsetCrossEntropy(Method):
     .. math:: t\;\mathrm{CE}\!\left(\frac{z - u\,e_y}{t},\, y\right)
 
     It goes on pushing until the true logit leads by about :math:`u`. Between two points a distance of 1 apart
-    the logits of a 1-Lipschitz network differ by 1 at most, so that the plain cross-entropy hardly tells right
-    from wrong.
+    the logits of a 1-Lipschitz network differ by 1 at most: the plain cross-entropy hardly tells right from
+    wrong there.
 
     Args:
         offset (float): :math:`u`. A certified L2 radius r takes a lead of :math:`2 r` at most, and of
