@@ -25,6 +25,7 @@ include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
 include: "workflow/rules/certify.smk"
+include: "workflow/rules/detect.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plots.smk"
 
@@ -39,6 +40,8 @@ rule all:
         GRID.card_plots,
         GRID.certificate_tables,
         GRID.certificate_plots,
+        DETECTIONS.tables,
+        DETECTIONS.plots,
         GRID.study,
 
 
@@ -55,6 +58,12 @@ rule evaluations:
 rule certificates:
     input:
         GRID.certifications,
+
+
+rule detections:
+    input:
+        DETECTIONS.tables,
+        DETECTIONS.plots,
 
 
 rule lr_range:

@@ -59,6 +59,7 @@ def path_text(value):
 
 TRAINING = (*EXPERIMENT, "training")
 KAF = (*EXPERIMENT, "activation_arguments", "kaf")
+DETECTOR = ("detection", "detectors", "metzen")
 ARCHIVE = ("data", "published", "archives", "relu")
 CERTIFICATE = ("certification", "certificates", "smoothing_25")
 RIGHT = {
@@ -167,6 +168,19 @@ RIGHT = {
     ("study", "controls", 0): one_of(*registry.ACTIVATIONS),
     ("study", "null_models", "kaf"): one_of(*registry.ACTIVATIONS),
     ("study", "rates", 0): one_of(NAME),
+    ("detection", "run", 0): one_of(NAME),
+    ("detection", "examples"): whole(1, 1_000_000),
+    ("detection", "held_out"): whole(100, 357),  # of 397, 40 are attacked
+    ("detection", "train_examples"): or_null(whole(1, 1400)),
+    ("detection", "run_detectors", 0): one_of("metzen"),
+    ("detection", "run_attacks", 0): one_of("static"),
+    (*DETECTOR, "method"): one_of("metzen", "kaf_statistics"),
+    (*DETECTOR, "eps"): radius,
+    (*DETECTOR, "step"): radius,
+    ("detection", "attacks", "static", "method"): one_of("pgd", "fmn"),
+    ("detection", "attacks", "static", "eps"): radius,
+    ("detection", "attacks", "static", "step"): radius,
+    ("detection", "attacks", "static", "iterations"): whole(1, 100_000),
     ("lr_range", "min"): lambda value: number(0, BASE["lr_range"]["max"], above=True, below=True)(value),
     ("lr_range", "max"): number(BASE["lr_range"]["min"], 100, above=True),
     ("lr_range", "epochs"): whole(1, 10_000),
@@ -211,6 +225,9 @@ CONTAINERS = [
     ("study", "null_models"),
     ("study", "variants"),
     ("study", "rates"),
+    ("detection",),
+    *(("detection", name) for name in ("run", "run_detectors", "run_attacks", "detectors", "attacks")),
+    DETECTOR,
     ("lr_range",),
 ]
 # The mappings in which no key but the known may stand, and those with names of the user's own.
@@ -232,6 +249,8 @@ CLOSED = [
     ("certification",),
     CERTIFICATE,
     ("study",),
+    ("detection",),
+    DETECTOR,
     ("lr_range",),
 ]
 NAMED = [
@@ -239,6 +258,8 @@ NAMED = [
     ("evaluation", "attacks"),
     ("data", "published", "archives"),
     ("certification", "certificates"),
+    ("detection", "detectors"),
+    ("detection", "attacks"),
 ]
 
 HOSTILE = [

@@ -15,7 +15,7 @@ WINGS = [
     {"models"},
     {"attacks", "published"},
     {"certification"},
-    {"training", "evaluation"},
+    {"training", "evaluation", "detection"},
     {"diagnostics"},
     {"report"},
     {"pipeline"},

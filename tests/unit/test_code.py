@@ -162,6 +162,47 @@ def test_the_code_of_cards_tables_and_plots(place, tmp_path):
 
 
 RATES = {"learning_rate": [0.01, 0.1]}
+BALL = {"eps": "8/255", "step": "4/255", "iterations": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "attack"),
+    [("kaf_statistics", "orthogonal_pgd"), ("metzen", "fmn"), ("confidence", "cw_detector")],
+)
+def test_the_code_of_a_detector(place, tmp_path, method, attack):
+    """Of its training, of an attack on it, and of the tables and the plot."""
+    detector, judged = registry.DETECTORS[method], registry.DETECTION_ATTACKS[attack]
+    kaf = place.files("kaf")
+    cell = {"experiment": "tiny", "activation": "kaf", "seed": 0, "detector": method, "attack": attack}
+    settings = {name: value for name, value in BALL.items() if name in detector.schemas()}
+    settings = {"detector_settings": {"method": method, **settings}, "train_examples": 4}
+    network = (
+        "--model",
+        kaf["model"],
+        "--model-record",
+        kaf["record"],
+        "--data",
+        place.data,
+        "--device",
+        "cpu",
+    )
+    files = ("--detector", tmp_path / "d.safetensors"), tmp_path / "d.json"
+    made = ("--settings", json.dumps(cell | settings), *network, *files[0], "--record", files[1])
+    networks = RESNET, registry.ACTIVATIONS["kaf"]
+    check(place.run("train_detector.py", *made), "train_detector.py", *networks, detector)
+    its = {"search_steps": 1, **BALL}
+    its = {name: value for name, value in its.items() if name in judged.schemas()}
+    settings = {"attack_settings": {"method": attack, **its}, "examples": 4, "held_out": 100}
+    record = tmp_path / f"{attack}.json"
+    made = ("--settings", json.dumps(cell | settings), *network, *files[0], "--detector-record", files[1])
+    loaded = place.run("detect.py", *made, "--record", record, "--csv", record.with_suffix(".csv"))
+    check(loaded, "detect.py", *networks, detector, judged)
+    shown = {"detectors": {method: {"method": method}}, "attacks": {attack: {"method": attack, **its}}}
+    shown = json.dumps({"title": "tiny", **shown, "static": attack, "merged": [attack]})
+    tables = ("--records", record, "--settings", shown)
+    check(place.run("render_detection.py", *tables, "--output", tmp_path / "t"), "render_detection.py")
+    drawn = ("--pdf", tmp_path / "plot.pdf", "--png", tmp_path / "plot.png")
+    check(place.run("plot_detection.py", *tables, *drawn), "plot_detection.py")
 
 
 def test_the_code_of_certificates(place, tmp_path):

@@ -21,7 +21,7 @@ PRESETS = sorted([*(ROOT / "workflow/presets").glob("*.yaml"), *(ROOT / "tests")
 # Whose entries say which settings the names take.
 TABLES = (
     *(registry.ACTIVATIONS, registry.ARCHITECTURES, registry.ADVERSARIES, registry.ATTACKS),
-    registry.CERTIFICATES,
+    *(registry.CERTIFICATES, registry.DETECTORS, registry.DETECTION_ATTACKS),
 )
 
 

@@ -119,6 +119,7 @@ OPTIONAL = [
     ARCHIVE,
     ("evaluation", "attacks", "autoattack"),
     ("certification",),
+    ("detection",),
     ("certification", "certificates", "smoothing_50"),
     *((*CERTIFICATE, name) for name in ("experiments", "examples")),
     *((*CERTIFICATE, name) for name in ("samples", "selection_samples", "alpha", "seed")),

@@ -28,6 +28,7 @@ from kafnets.config.slices import (
     training_settings,
 )
 from kafnets.pipeline import code
+from kafnets.pipeline.detection import Detections
 from kafnets.pipeline.grid import Grid
 from kafnets.pipeline.params import as_params, checksum
 from kafnets.runtime.driver import check_gpu
@@ -68,6 +69,8 @@ snakemake_patches.apply(
         "evaluate",
         "card",
         "certify",
+        "train_detector",
+        "detect",
     )
 )
 
@@ -87,6 +90,7 @@ except UserError as error:
     raise WorkflowError(f"error in the configuration: {error}") from None
 
 GRID = Grid(config)
+DETECTIONS = Detections(GRID)
 OUT = GRID.out
 
 # The jobs' `python` is the one that runs this, whatever PATH says: cron and editors activate no environment. Or it is
@@ -137,6 +141,7 @@ wildcard_constraints:
     activation="[a-z][a-z0-9_]*",
     attack="[a-z][a-z0-9_]*",
     certificate="[a-z][a-z0-9_]*",
+    detector="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     seed="[0-9]+",
 

@@ -73,6 +73,15 @@ PLOTS = {
         "input": {"cards": GRID.cards},
         "options": "--cards {input.cards:q}",
     },
+    "detection": {
+        "label": "what detectors reject",
+        "input": {
+            "records": DETECTIONS.judged,
+            "scores": lambda wildcards: DETECTIONS.judged(wildcards, "csv"),
+        },
+        "params": as_params(DETECTIONS.table_settings, "attacks"),
+        "options": "--records {input.records:q} --settings {params.settings:q}",
+    },
     "depth": {
         "label": "the layers, clean and attacked",
         "input": {"cards": GRID.first_cards},

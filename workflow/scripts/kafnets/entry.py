@@ -52,6 +52,7 @@ class Entry:
         sources: of an attack, whether the models of the experiment's other activations are "needed" or
             "used" by it.
         norm: of an attack, which it takes when none is given.
+        adaptive: of an attack on a network with a detector, whether it knows the detector.
         learns: whether an activation has parameters of its own.
         per: what an activation is made for: "channel" (the number of channels is then its first argument),
             "layer" (one for each layer) or "network" (one that all layers share). Of a class that takes the
@@ -77,6 +78,7 @@ class Entry:
     size: int = field(default=32, repr=False)
     sources: str = field(default="", repr=False)
     norm: str = field(default="linf", repr=False)
+    adaptive: bool = field(default=False, repr=False)
     learns: bool = False
     per: str = "layer"
     decay: float = field(default=0.0, repr=False)

@@ -29,6 +29,7 @@ from .entries.activations import (
 )
 from .entries.attacks import ATTACKS
 from .entries.certificates import CERTIFICATES  # noqa: F401 (read from here, as all tables are)
+from .entries.detection import DETECTION_ATTACKS, DETECTORS  # noqa: F401
 from .entries.training import ADVERSARIES, AROUND, PENALTIES  # noqa: F401
 from .entry import Entry
 from .runtime.errors import UserError

@@ -11,7 +11,7 @@ from .. import registry
 from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PENALTIES, PUBLISHED
 from ..runtime.errors import UserError
 from ..runtime.units import fraction
-from . import certification, own
+from . import certification, detection_checks, own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose
 from .slices import WORST_CASE, rates, source_activations, worst_case_attacks
@@ -47,6 +47,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
         if "beside" in experiment:
             choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
     _check_study(config["study"], config["experiments"])
+    detection_checks.check(config, schema)
     for name in config["run"]:
         experiment = config["experiments"][name]
         for table in ("attacks", "differences"):
