@@ -30,7 +30,7 @@ PLANNED = {
     "snakemake --cores 8": r"train +15\n",
     "snakemake --cores 8 models": r"train +15\n",
     "snakemake --cores 8 evaluations": r"evaluate +45\n",
-    "snakemake --cores 8 certificates": "Nothing to be done",
+    "snakemake --cores 8 certificates": r"certificates +1\n",
     "snakemake --cores 8 lr_range": r"lr_range_test +15\n",
     "snakemake --cores 1 partial": r"partial +1\n",
     "snakemake --cores 1 --touch": r"train +15\n",
