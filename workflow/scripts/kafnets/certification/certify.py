@@ -5,13 +5,13 @@ import time
 import torch
 
 from ..attacks.arguments import as_pixels
-from ..attacks.base import device_of, frozen
+from ..attacks.base import device_of, frozen, predict
 from ..registry import CERTIFICATES, lookup
 from ..runtime import checkpoint, turns
 from ..runtime.device import exact_convolutions
 from ..runtime.errors import UserError
 from ..runtime.progress import bar, duration, line
-from .entry import ABSTAINED, Certified, create_certificate
+from .entry import ABSTAINED, create_certificate
 
 CHECKPOINT_SECONDS = 60
 _SECONDS_BETWEEN_LINES = 20
@@ -35,8 +35,9 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
             not certified again, and the result is the one of an uninterrupted run, bit by bit.
 
     Returns:
-        (dict, Certified, Tensor): the record's figures; of every image what is proved, and the seconds that
-        it took.
+        (dict, dict): the record's figures, and of every image, in (N,) tensors on the CPU, `answer` (the
+        network's own), `prediction` and `radius` (of :class:`.entry.Certified`), what the certificate says
+        beside them, and `seconds`.
 
     Raises:
         UserError: for an unknown method, wrong settings, or a network that cannot be certified by it.
@@ -49,7 +50,7 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
     entry = lookup(CERTIFICATES, method, "method")
     device = device_of(network, images)
     parts = [] if memory is None else memory.recall()
-    first = sum(len(part["seconds"]) for part in parts)
+    first = sum(_length(part) for part in parts)
     right = sum(_certified(part, labels) for part in parts)
     with frozen(network), torch.no_grad(), exact_convolutions():
         started = time.perf_counter()
@@ -64,33 +65,39 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
                 progress(first, len(images) - first, right / first)
             if memory is not None:
                 memory.note(parts)
-    whole = _joined(parts)
-    certified = Certified(whole["predictions"], whole["radii"], whole["extra"])
+    columns = _joined(parts)["columns"]
     figures = {
         "norm": settings.get("norm", entry.norm),
-        **_figures(certified, labels),
+        **_figures(columns, labels.cpu()),
         "facts": certificate.facts,
         "preparation_seconds": preparation,
-        "seconds_per_image": float(whole["seconds"].mean()),
+        "seconds_per_image": float(columns["seconds"].mean()),
     }
-    return figures, certified, whole["seconds"]
+    return figures, columns
 
 
 def _some(certificate, images, labels, numbers, device):
     """What is proved of the images with these numbers, as plain tensors for a checkpoint."""
     pixels = as_pixels(certificate.network, images[numbers], device)
+    logits = predict(certificate.network, pixels, certificate.batch_size)
+    answer = torch.where(logits.isfinite().all(1), logits.argmax(1), ABSTAINED)
     started = time.perf_counter()
     found = certificate(pixels, labels[numbers].to(device), numbers)
     if len(found.predictions) != len(numbers):
         raise ValueError(f"the certificate spoke of {len(found.predictions)} images of {len(numbers)}")
     seconds = _seconds_since(started, device) / len(numbers)
-    return {
-        "first": numbers[0],
-        "predictions": found.predictions,
-        "radii": found.radii,
-        "extra": found.extra,
+    columns = {
+        "answer": answer.cpu(),
+        "prediction": found.predictions,
+        "radius": found.radii,
+        **found.extra,
         "seconds": torch.full((len(numbers),), seconds, dtype=torch.float64),
     }
+    return {"first": numbers[0], "columns": columns}
+
+
+def _length(part):
+    return len(part["columns"]["seconds"])
 
 
 def _seconds_since(started, device):
@@ -101,27 +108,26 @@ def _seconds_since(started, device):
 
 def _certified(part, labels):
     """How many of some images are certified, at whatever radius, as what they are."""
-    true = labels[part["first"] : part["first"] + len(part["radii"])].cpu()
-    return int(((part["predictions"] == true) & (part["radii"] > 0)).sum())
+    true = labels[part["first"] : part["first"] + _length(part)].cpu()
+    return int(((part["columns"]["prediction"] == true) & (part["columns"]["radius"] > 0)).sum())
 
 
 def _joined(parts):
     """The parts of consecutive images as one."""
-    return {
-        "first": parts[0]["first"],
-        **{key: torch.cat([part[key] for part in parts]) for key in ("predictions", "radii", "seconds")},
-        "extra": {name: torch.cat([part["extra"][name] for part in parts]) for name in parts[0]["extra"]},
-    }
+    names = parts[0]["columns"]
+    columns = {name: torch.cat([part["columns"][name] for part in parts]) for name in names}
+    return {"first": parts[0]["first"], "columns": columns}
 
 
-def _figures(certified, labels):
-    right = certified.predictions == labels.cpu()
-    radii = torch.where(right, certified.radii, 0.0)
+def _figures(columns, labels):
+    right = columns["prediction"] == labels
+    radii = torch.where(right, columns["radius"], 0.0)
     return {
         "examples": len(right),
+        "clean_accuracy": float((columns["answer"] == labels).double().mean()),
         "accuracy": float(right.double().mean()),
         "certified": float((radii > 0).double().mean()),
-        "abstained": int((certified.predictions == ABSTAINED).sum()),
+        "abstained": int((columns["prediction"] == ABSTAINED).sum()),
         # the average certified radius: 0 counts for what is misclassified or abstained from
         "average_radius": float(radii.mean()),
     }
@@ -150,7 +156,7 @@ class Memory:
     def recall(self):
         """What an earlier process, or an earlier call of this one, has done: a list to go on with."""
         if self.parts:
-            line(f"going on after {sum(len(part['seconds']) for part in self.parts)} images")
+            line(f"going on after {sum(map(_length, self.parts))} images")
         return self.parts
 
     def note(self, parts):
@@ -161,7 +167,9 @@ class Memory:
         """
         now = time.monotonic()
         if self.stop.received or now - self.saved > self.seconds:
-            checkpoint.write(self.path, {"fingerprint": self.name, "done": _joined(parts)})
+            done = _joined(parts)
+            # `step`: how far it is, see kafnets.pipeline.precedence
+            checkpoint.write(self.path, {"fingerprint": self.name, "step": _length(done), "done": done})
             self.saved = time.monotonic()
         self.stop.check()
 

@@ -40,8 +40,8 @@ class Certified:
         if self.predictions.dtype is not torch.int64 or self.radii.dtype is not torch.float64:
             found = f"{self.predictions.dtype} and {self.radii.dtype}"
             raise ValueError(f"predictions and radii: expected int64 and float64, found {found}")
-        if not (self.radii >= 0).all():
-            raise ValueError("radii: expected numbers of at least 0; write 0 where nothing is proved")
+        if not ((self.radii >= 0) & self.radii.isfinite()).all():
+            raise ValueError("radii: expected finite numbers of at least 0; write 0 where nothing is proved")
         if (self.radii[self.predictions == ABSTAINED] != 0).any():
             raise ValueError("radii: expected 0 where the certificate abstains")
 

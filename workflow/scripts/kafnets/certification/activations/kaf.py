@@ -12,6 +12,7 @@ import torch
 from ...activations.kaf import half, lipschitz
 from ...activations.kaf.bases import end_slopes
 from ...activations.kaf.layer import KAF
+from ...activations.kaf.one_lipschitz import LipschitzKAFWithBase
 from ...activations.kaf.with_base import KAFWithBase
 from .curve import Curve, PiecewiseLinear, RangeMax
 from .dispatch import curve_of
@@ -242,6 +243,13 @@ def _(layer: KAF):
     if layer.arithmetic == "float16":
         curve.rounding = _of_half(curve, mixture, layer.kernel)
     return curve
+
+
+@curve_of.register
+def _(layer: LipschitzKAFWithBase):
+    weight, alpha, dictionary, bandwidth = layer.divided()
+    kernels = Gaussians((alpha[: layer.rows], dictionary, bandwidth))
+    return Kernels(kernels, _BASES[layer.base], weight[: layer.rows])
 
 
 @curve_of.register
