@@ -12,10 +12,10 @@ import torch
 from ...activations.kaf import half, lipschitz
 from ...activations.kaf.bases import end_slopes
 from ...activations.kaf.layer import KAF
-from ...activations.kaf.one_lipschitz import LipschitzKAFWithBase
+from ...activations.kaf.one_lipschitz import LipschitzKAF, LipschitzKAFWithBase
 from ...activations.kaf.with_base import KAFWithBase
 from .curve import Curve, PiecewiseLinear, RangeMax
-from .dispatch import curve_of
+from .dispatch import register
 from .shapes import ELU, IDENTITY, RELU, SILU, SOFTPLUS
 
 _BASES = {"identity": IDENTITY, "relu": RELU, "elu": ELU, "silu": SILU}
@@ -223,17 +223,17 @@ def _ends(values):
     return torch.maximum(values[:, :-1], values[:, 1:])
 
 
-def _rows(layer):
+def _rows(layer, mixture):
     """The mixture of a layer, of its first channel where all have the same."""
-    alpha, dictionary, bandwidth = layer.mixture()
+    alpha, dictionary, bandwidth = mixture
     if not bool((bandwidth > 0).all()) and layer.kernel == "gaussian":
         raise ValueError(f"module: a bandwidth must be positive, got {bandwidth.min().item():g}")
     return alpha[: layer.rows], dictionary, bandwidth
 
 
-@curve_of.register
-def _(layer: KAF):
-    mixture = _rows(layer)
+@register(KAF, LipschitzKAF)
+def _(layer):
+    mixture = _rows(layer, layer.mixture())
     if layer.kernel == "relu":
         curve = _of_relus(*mixture[:2])
     elif layer.kernel == "softplus":
@@ -245,16 +245,20 @@ def _(layer: KAF):
     return curve
 
 
-@curve_of.register
-def _(layer: LipschitzKAFWithBase):
-    weight, alpha, dictionary, bandwidth = layer.divided()
-    kernels = Gaussians((alpha[: layer.rows], dictionary, bandwidth))
+@register(KAFWithBase)
+def _(layer):
+    return _with_base(layer, layer.weight, layer.mixture())
+
+
+@register(LipschitzKAFWithBase)
+def _(layer):
+    weight, *mixture = layer.divided()
+    return _with_base(layer, weight, mixture)
+
+
+def _with_base(layer, weight, mixture):
+    kernels = Gaussians(_rows(layer, mixture), layer.tails, layer.boundary)
     return Kernels(kernels, _BASES[layer.base], weight[: layer.rows])
-
-
-@curve_of.register
-def _(layer: KAFWithBase):
-    return Kernels(Gaussians(_rows(layer), layer.tails, layer.boundary), _BASES[layer.base], layer.weight)
 
 
 def _of_relus(alpha, dictionary):
