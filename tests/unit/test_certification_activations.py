@@ -221,6 +221,22 @@ def test_ridge_starts_have_known_constants(name):
     assert torch.allclose(slope.double(), expected, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("boundary", [1.0, 1.01, 1.02, 1.03])
+def test_a_base_that_bends_at_0_is_steepest_there(boundary):
+    layer = create_activation("kaf_elu_base", 1, D=3, boundary=boundary, bandwidth=0.5)
+    layer.set_alpha(torch.tensor([[0.0, 0.5, 0.0]]))  # f' = e^x - x/2 ... left of 0, 1 - x/2 ... right of it
+    assert 1 <= bounds_of(layer).lipschitz().item() <= 1.001
+
+
+def test_a_subclass_may_be_another_function():
+    class Doubled(nn.ReLU):
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(ValueError, match="bounds of Doubled are not known"):
+        bounds_of(Doubled())
+
+
 def test_gradients_reach_parameters_and_ends():
     layer = made("base, values")
     bounds = bounds_of(layer)

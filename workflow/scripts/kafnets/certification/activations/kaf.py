@@ -155,8 +155,9 @@ class Kernels(Curve):
         self.weight = kernels.total.new_zeros(rows, 1) if weight is None else weight.double()[:, None]
         self.size = self.weight.detach().abs()
         x = kernels.grid(base)
+        # at 0 a base has a corner, or its f'' jumps: no cell has that inside
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], 1).sort(1).values
         corners = torch.tensor(self.base.corners, dtype=x.dtype, device=x.device).expand(len(x), -1)
-        x = torch.cat([x, corners], 1).sort(1).values
         width, middle = x.diff(dim=1), (x[:, 1:] + x[:, :-1]) / 2
         first, second, third = kernels.derivatives(x)
         bends = _ends(second.detach().abs()) + width**2 / 8 * kernels.bound(4, middle)
