@@ -228,6 +228,14 @@ def test_a_base_that_bends_at_0_is_steepest_there(boundary):
     assert 1 <= bounds_of(layer).lipschitz().item() <= 1.001
 
 
+def test_a_clamped_sum_is_steepest_behind_its_end():
+    layer = create_activation("kaf_silu_base", 1, tails="clamp")
+    layer.set_alpha(layer._ridge_solution(-0.5 * layer._points())[None])  # SiLU less x / 2, until 3
+    sigmoid = 1 / (1 + math.exp(-3))
+    true = sigmoid * (1 + 3 * (1 - sigmoid))
+    assert true <= bounds_of(layer).lipschitz().item() <= 1.001 * true
+
+
 def test_a_subclass_may_be_another_function():
     class Doubled(nn.ReLU):
         def forward(self, x):
