@@ -16,7 +16,6 @@ from kafnets.activations import active_backend
 from kafnets.attacks.base import default_batch_size
 from kafnets.certification.certify import Memory, Progress, certify
 from kafnets.data.dataset import load
-from kafnets.evaluation.judge import in_memory
 from kafnets.models import load_model
 from kafnets.runtime import checkpoint, cli, records
 from kafnets.runtime.device import resolve
@@ -76,18 +75,15 @@ def run(arguments, settings, dataset, device, facts, memory):
     name = settings.get("certificate", settings.get("method", "certificate"))
     progress = Progress(f"{name} of {arguments.model.parent}")
     model, started = load_model(arguments.model, device), records.now()
-    (figures, columns), batch_size = in_memory(
-        lambda size: certify(
-            model,
-            dataset.test_images,
-            dataset.test_labels,
-            settings.get("method"),
-            settings.get("arguments", {}),
-            batch_size=size,
-            progress=progress,
-            memory=memory,
-        ),
-        arguments.batch_size or default_batch_size(device),
+    figures, columns = certify(
+        model,
+        dataset.test_images,
+        dataset.test_labels,
+        settings.get("method"),
+        settings.get("arguments", {}),
+        batch_size=arguments.batch_size or default_batch_size(device),
+        progress=progress,
+        memory=memory,
     )
     progress.close()
     line(
@@ -102,7 +98,6 @@ def run(arguments, settings, dataset, device, facts, memory):
             "kind": "certification",
             **{key: settings.get(key) for key in IDENTITY},
             **figures,
-            "batch_size": batch_size,
             "peak_memory_bytes": records.peak_memory_bytes(device),
             "environment": records.environment(device),
             "started": started,
