@@ -193,8 +193,8 @@ def test_no_attack_breaks_a_certified_image_and_training_raises_the_radii(digits
     """Against the same network trained by the plain cross-entropy, or not trained."""
     _, _, images, labels = digits
     if kind == "lmt":
-        other = trained(plain_network(), create_method({"name": "none"}), digits, 60, 0.05)
-        model = trained(plain_network(), create_method({"name": "lmt", "c": 1.0}), digits, 60, 0.05)
+        other = trained(plain_network(), create_method({"name": "none"}), digits, 150, 0.1)
+        model = trained(plain_network(), create_method({"name": "lmt", "c": 1.0}), digits, 150, 0.1)
     else:
         make = {"image_shape": [1, 8, 8], "width": 4, "depth": 1}
         other = create_model(kind, "kaf_base_1lip", **make).eval()
@@ -204,7 +204,7 @@ def test_no_attack_breaks_a_certified_image_and_training_raises_the_radii(digits
     figures, certified = certify(model, pixels, labels, "lipschitz", {})
     before, _ = certify(other, pixels, labels, "lipschitz", {})
     assert figures["accuracy"] > 0.6
-    assert figures["average_radius"] > 1.25 * before["average_radius"]
+    assert figures["average_radius"] > 1.5 * before["average_radius"]
     if kind == "lipschitz_cnn":
         assert figures["facts"]["lipschitz_constant"] <= 1.001
     right = (certified["prediction"] == labels) & (certified["radius"] > 0)
