@@ -53,10 +53,7 @@ def trained(model, method, digits, steps, rate, momentum=0.9):
 
 def plain_network():
     torch.manual_seed(3)
-    return nn.Sequential(
-        *(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
-        *(nn.Flatten(), nn.Linear(128, 10)),
-    )
+    return nn.Sequential(nn.Conv2d(1, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10))
 
 
 # -- constants
@@ -196,8 +193,8 @@ def test_no_attack_breaks_a_certified_image_and_training_raises_the_radii(digits
     """Against the same network trained by the plain cross-entropy, or not trained."""
     _, _, images, labels = digits
     if kind == "lmt":
-        other = trained(plain_network(), create_method({"name": "none"}), digits, 60, 0.05)
-        model = trained(plain_network(), create_method({"name": "lmt", "c": 0.3}), digits, 60, 0.05)
+        other = trained(plain_network(), create_method({"name": "none"}), digits, 150, 0.1)
+        model = trained(plain_network(), create_method({"name": "lmt", "c": 1.0}), digits, 150, 0.1)
     else:
         make = {"image_shape": [1, 8, 8], "width": 4, "depth": 1}
         other = create_model(kind, "kaf_base_1lip", **make).eval()
@@ -327,7 +324,7 @@ def test_c_rises_in_the_first_epochs():
 
 def test_every_constant_of_a_training_has_a_gradient():
     """Through residual blocks, normalisations, KAFs with and without a base."""
-    for activation in ("kaf", "kaf_elu_base", "prelu"):
+    for activation in ("kaf", "kaf_elu_base"):
         model = create_model("resnet8", activation, image_shape=[3, 8, 8])
         method = LipschitzMarginTraining()
         images = torch.rand(2, 3, 8, 8)

@@ -11,10 +11,12 @@ turns. :class:`.bounds.ActivationBounds` makes all bounds from these.
 
 from . import families, fixed, kaf, rational, splines  # each registers its curves
 from .bounds import ActivationBounds, Relaxation
-from .dispatch import bounds_of, curve_of
+from .curve import Curve
+from .dispatch import bounds_of, curve_of, register
 
 __all__ = [
     "ActivationBounds",
+    "Curve",
     "Relaxation",
     "bounds_of",
     "curve_of",
@@ -22,5 +24,6 @@ __all__ = [
     "fixed",
     "kaf",
     "rational",
+    "register",
     "splines",
 ]

@@ -7,7 +7,7 @@ from ...activations.prelu import PReLU
 from ...activations.smooth import LEAST_SCALE, MOST_B, PSoftplus, PSSiLU, SmoothReLU, SwishBeta
 from ...activations.splines import LinearSpline, LipschitzSpline
 from .curve import PiecewiseLinear
-from .dispatch import curve_of
+from .dispatch import register
 from .shapes import SILU, SMOOTH_RELU, SOFTPLUS, Scaled
 
 
@@ -24,8 +24,8 @@ def in_float64(layer):
 # -- hinges --------------------------------------------------------------------------------------------------
 
 
-@curve_of.register
-def _(layer: PReLU):
+@register(PReLU)
+def _(layer):
     slope = layer.slope.double()
     steepest = slope.abs().clamp(min=1)
     return PiecewiseLinear(
@@ -47,23 +47,23 @@ def _of_hinges(layer, corners, jumps, left, sizes):
     return PiecewiseLinear(in_float64(layer), corners, lipschitz, (absolute, relative))
 
 
-@curve_of.register
-def _(layer: APL):
+@register(APL)
+def _(layer):
     a, b = layer.a.double(), layer.b.double()
     zero = b.new_zeros(len(b), 1)
     return _of_hinges(layer, torch.cat([zero, b], 1), torch.cat([zero + 1, a], 1), -a.sum(1), (a * b).abs())
 
 
-@curve_of.register
-def _(layer: SPLASH):
+@register(SPLASH)
+def _(layer):
     right, left = layer.right.double(), layer.left.double()
     b = torch.tensor(layer.hinges, dtype=torch.float64, device=right.device)
     both, jumps = torch.cat([b, -b]).expand(len(right), -1), torch.cat([right, left], 1)
     return _of_hinges(layer, both, jumps, -left.sum(1), (jumps * both).abs())
 
 
-@curve_of.register
-def _(layer: Maxout):
+@register(Maxout)
+def _(layer):
     """Its corners are among the places where two of its lines meet."""
     slope, offset = layer.slope.double(), layer.offset.double()
     one, other = torch.triu_indices(layer.pieces, layer.pieces, 1, device=slope.device)
@@ -85,14 +85,14 @@ def _of_knots(layer, values, knots):
     return PiecewiseLinear(in_float64(layer), knots, lipschitz, rounding)
 
 
-@curve_of.register
-def _(layer: LinearSpline):
+@register(LinearSpline)
+def _(layer):
     values = layer.coefficients.double()
     return _of_knots(layer, values, layer._points().to(values.device).expand(len(values), -1))
 
 
-@curve_of.register
-def _(layer: LipschitzSpline):
+@register(LipschitzSpline)
+def _(layer):
     values = layer._projected(layer.coefficients.double())
     scale = layer.scale.double().abs().clamp(min=1e-3)[:, None]
     curve = _of_knots(layer, values, layer._points().to(values.device) / scale)
@@ -105,25 +105,25 @@ def _(layer: LipschitzSpline):
 # -- smooth functions ----------------------------------------------------------------------------------------
 
 
-@curve_of.register
-def _(layer: SwishBeta):
+@register(SwishBeta)
+def _(layer):
     beta = layer.beta.double()
     # at 0, where it is x / 2, by a neighbour that differs from it by less than rounding
     return Scaled(SILU, torch.where(beta.abs() < 1e-12, 1e-12, beta))
 
 
-@curve_of.register
-def _(layer: PSoftplus):
+@register(PSoftplus)
+def _(layer):
     return Scaled(SOFTPLUS, layer.a.double().abs().clamp(min=LEAST_SCALE))
 
 
-@curve_of.register
-def _(layer: SmoothReLU):
+@register(SmoothReLU)
+def _(layer):
     return Scaled(SMOOTH_RELU, layer.b.double().square().clamp(min=LEAST_SCALE**2))
 
 
-@curve_of.register
-def _(layer: PSSiLU):
+@register(PSSiLU)
+def _(layer):
     a = layer.a.double()
     if layer.learn_b:
         a, b = a.abs(), layer.b.double().abs().clamp(max=MOST_B)

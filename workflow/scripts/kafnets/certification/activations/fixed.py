@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .curve import PiecewiseLinear
-from .dispatch import curve_of
+from .dispatch import register
 from .shapes import ELU, GELU, GELU_TANH, SILU, SOFTPLUS, TANH, Scaled, elu, of_shape
 
 
@@ -19,43 +19,43 @@ def _of_slopes(left, right):
     )
 
 
-@curve_of.register
-def _(module: nn.Identity):
+@register(nn.Identity)
+def _(module):
     return _of_slopes(1, 1)
 
 
-@curve_of.register
-def _(module: nn.ReLU):
+@register(nn.ReLU)
+def _(module):
     return _of_slopes(0, 1)
 
 
-@curve_of.register
-def _(module: nn.LeakyReLU):
+@register(nn.LeakyReLU)
+def _(module):
     return _of_slopes(module.negative_slope, 1)
 
 
-@curve_of.register
-def _(module: nn.ELU):
+@register(nn.ELU)
+def _(module):
     return of_shape(ELU if module.alpha == 1 else elu(module.alpha))
 
 
-@curve_of.register
-def _(module: nn.Tanh):
+@register(nn.Tanh)
+def _(module):
     return of_shape(TANH)
 
 
-@curve_of.register
-def _(module: nn.SiLU):
+@register(nn.SiLU)
+def _(module):
     return of_shape(SILU)
 
 
-@curve_of.register
-def _(module: nn.GELU):
+@register(nn.GELU)
+def _(module):
     return of_shape(GELU_TANH if module.approximate == "tanh" else GELU)
 
 
-@curve_of.register
-def _(module: nn.Softplus):
+@register(nn.Softplus)
+def _(module):
     jump = math.log1p(math.exp(-module.threshold)) / module.beta
     if jump > 2.0**-24 * module.threshold / module.beta:
         raise ValueError(

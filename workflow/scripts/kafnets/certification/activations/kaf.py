@@ -12,10 +12,10 @@ import torch
 from ...activations.kaf import half, lipschitz
 from ...activations.kaf.bases import end_slopes
 from ...activations.kaf.layer import KAF
-from ...activations.kaf.one_lipschitz import LipschitzKAFWithBase
+from ...activations.kaf.one_lipschitz import LipschitzKAF, LipschitzKAFWithBase
 from ...activations.kaf.with_base import KAFWithBase
 from .curve import Curve, PiecewiseLinear, RangeMax
-from .dispatch import curve_of
+from .dispatch import register
 from .shapes import ELU, IDENTITY, RELU, SILU, SOFTPLUS
 
 _BASES = {"identity": IDENTITY, "relu": RELU, "elu": ELU, "silu": SILU}
@@ -76,6 +76,14 @@ class Gaussians:
         beyond = torch.where(x < 0, self.left[:, None], self.right[:, None])
         return torch.where(inside, first, beyond), *(torch.where(inside, one, 0) for one in higher)
 
+    def slopes(self, first, middles):
+        """f' at both ends of the cells with these middles, from the inside, by what it is at the points."""
+        ends = first[:, :-1], first[:, 1:]
+        if self.tails == "zero":
+            return ends
+        beyond = torch.where(middles < 0, self.left[:, None], self.right[:, None])
+        return tuple(torch.where(middles.abs() <= self.boundary, one, beyond) for one in ends)
+
     def bound(self, order, middles):
         """sup of the derivative of this order in the cells with these middles."""
         everywhere = lipschitz.derivative_bound(self.norm, self.mixture[2].detach(), order)[:, None]
@@ -91,12 +99,14 @@ class Gaussians:
     def error(self, x):
         """(a, b) of :class:`.curve.Curve`: terms and sums are rounded, or polynomials in their place."""
         alpha, *others = (one.detach() for one in self.mixture)
-        largest = lipschitz.derivatives(x.clamp(-self.boundary, self.boundary), alpha.abs(), *others, (0,))[0]
-        largest = largest.amax(1) + 0.02 * self.total  # between the points, too
-        absolute = torch.maximum((alpha.shape[1] + 8) * largest, 4 * self.total)
+        x = x.clamp(-self.boundary, self.boundary)
+        terms, steepest = alpha.shape[1] + 8, (others[1] * 2 / math.e).sqrt()
+        largest = lipschitz.derivatives(x, alpha.abs(), *others, (0,))[0].amax(1)
+        between = steepest * x.diff(dim=1).amax(1) / 2 * self.total
+        absolute = torch.maximum(terms * (largest + between).minimum(self.total), 4 * self.total)
         if self.tails != "linear":
             return absolute, torch.zeros_like(absolute)
-        relative = (alpha.shape[1] + 16) * self.total * (others[1] * 2 / math.e).sqrt()
+        relative = (terms + 8) * self.total * steepest
         return absolute + relative * self.boundary, relative
 
 
@@ -128,6 +138,9 @@ class Softpluses:
         third = self._sum(x, lambda u: SOFTPLUS.second(u) * (1 - 2 * torch.sigmoid(u)))
         return self._sum(x, SOFTPLUS.slope), self._sum(x, SOFTPLUS.second), third
 
+    def slopes(self, first, middles):
+        return first[:, :-1], first[:, 1:]
+
     def bound(self, order, middles):
         return self.total[:, None] * _SOFTPLUS[order - 1] * torch.ones_like(middles)
 
@@ -155,8 +168,9 @@ class Kernels(Curve):
         self.weight = kernels.total.new_zeros(rows, 1) if weight is None else weight.double()[:, None]
         self.size = self.weight.detach().abs()
         x = kernels.grid(base)
+        # at 0 a base has a corner, or its f'' jumps: no cell has that inside
+        x = torch.cat([x, torch.zeros_like(x[:, :1])], 1).sort(1).values
         corners = torch.tensor(self.base.corners, dtype=x.dtype, device=x.device).expand(len(x), -1)
-        x = torch.cat([x, corners], 1).sort(1).values
         width, middle = x.diff(dim=1), (x[:, 1:] + x[:, :-1]) / 2
         first, second, third = kernels.derivatives(x)
         bends = _ends(second.detach().abs()) + width**2 / 8 * kernels.bound(4, middle)
@@ -183,7 +197,8 @@ class Kernels(Curve):
             of_base = (self.base.slope(middle),) * 2
         else:
             of_base = (self.base.slope(x[:, :-1]), self.base.slope(x[:, 1:]))
-        slopes = [self.weight * b + k for b, k in zip(of_base, (first[:, :-1], first[:, 1:]), strict=True)]
+        of_kernels = self.kernels.slopes(first, middle)
+        slopes = [self.weight * b + k for b, k in zip(of_base, of_kernels, strict=True)]
         bent = _ends(third.abs()) + width**2 / 8 * self.kernels.bound(5, middle)
         return slopes, width**2 / 8 * (
             bent.minimum(self.kernels.bound(3, middle)) + self.size * self.base.third
@@ -191,6 +206,8 @@ class Kernels(Curve):
 
     def _lipschitz(self, x, inside):
         """The largest of the cells, and beyond, where the base's slope is between its end and its limit."""
+        everywhere = self.kernels.bound(1, torch.zeros_like(x[:, :1]))[:, 0]  # of kernels narrower than cells
+        inside = inside.minimum(everywhere + self.size[:, 0] * max(map(abs, self.base.slopes)))
         limits = (1.0 if self.base is IDENTITY else 0.0, 1.0)
         outside = [
             (self.weight[:, 0] * slope + tail).abs()
@@ -223,17 +240,17 @@ def _ends(values):
     return torch.maximum(values[:, :-1], values[:, 1:])
 
 
-def _rows(layer):
+def _rows(layer, mixture):
     """The mixture of a layer, of its first channel where all have the same."""
-    alpha, dictionary, bandwidth = layer.mixture()
+    alpha, dictionary, bandwidth = mixture
     if not bool((bandwidth > 0).all()) and layer.kernel == "gaussian":
         raise ValueError(f"module: a bandwidth must be positive, got {bandwidth.min().item():g}")
     return alpha[: layer.rows], dictionary, bandwidth
 
 
-@curve_of.register
-def _(layer: KAF):
-    mixture = _rows(layer)
+@register(KAF, LipschitzKAF)
+def _(layer):
+    mixture = _rows(layer, layer.mixture())
     if layer.kernel == "relu":
         curve = _of_relus(*mixture[:2])
     elif layer.kernel == "softplus":
@@ -245,16 +262,20 @@ def _(layer: KAF):
     return curve
 
 
-@curve_of.register
-def _(layer: LipschitzKAFWithBase):
-    weight, alpha, dictionary, bandwidth = layer.divided()
-    kernels = Gaussians((alpha[: layer.rows], dictionary, bandwidth))
+@register(KAFWithBase)
+def _(layer):
+    return _with_base(layer, layer.weight, layer.mixture())
+
+
+@register(LipschitzKAFWithBase)
+def _(layer):
+    weight, *mixture = layer.divided()
+    return _with_base(layer, weight, mixture)
+
+
+def _with_base(layer, weight, mixture):
+    kernels = Gaussians(_rows(layer, mixture), layer.tails, layer.boundary)
     return Kernels(kernels, _BASES[layer.base], weight[: layer.rows])
-
-
-@curve_of.register
-def _(layer: KAFWithBase):
-    return Kernels(Gaussians(_rows(layer), layer.tails, layer.boundary), _BASES[layer.base], layer.weight)
 
 
 def _of_relus(alpha, dictionary):

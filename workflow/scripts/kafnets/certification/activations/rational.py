@@ -12,7 +12,7 @@ import torch
 
 from ...activations.rational import Rational
 from .curve import Curve, RangeMax
-from .dispatch import curve_of
+from .dispatch import register
 from .families import in_float64
 
 _FAR = 64.0  # beyond, in z
@@ -192,6 +192,6 @@ def _real_zeros(p):
     return found.to(p.device)
 
 
-@curve_of.register
-def _(layer: Rational):
+@register(Rational)
+def _(layer):
     return Rationals(layer)

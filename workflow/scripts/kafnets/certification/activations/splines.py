@@ -4,7 +4,7 @@ import torch
 
 from ...activations.splines import CubicSpline
 from .curve import Curve, RangeMax
-from .dispatch import curve_of
+from .dispatch import register
 from .families import in_float64
 
 _NEAR = 1e-9  # of a cell's width: a place so close to a knot may be on either side
@@ -51,6 +51,6 @@ def _zeros(a, b, c):
     return [torch.where(bottom == 0, torch.inf, top / bottom) for top, bottom in ((q, a), (c, q))]
 
 
-@curve_of.register
-def _(layer: CubicSpline):
+@register(CubicSpline)
+def _(layer):
     return Cubics(layer)

@@ -134,7 +134,7 @@ def activation_range(layer, lower, upper):
         return _range_on_grid(layer, lower, upper)
     curve = curve_of(layer)
     turns = curve.points.shape[1]
-    if turns > 2 or curve.bend.any():
+    if turns > 2:
         return ActivationBounds(curve, rounding=False).range(lower, upper)
     # between its few turning points it is monotone
     places = curve.points.to(lower).reshape(len(curve.points), turns, *[1] * (lower.dim() - 2))
