@@ -14,10 +14,12 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
-    {"training", "evaluation"},
-    {"diagnostics"},
+    {"training", "evaluation", "archives"},
+    {"diagnostics", "model_zoo"},
     {"report"},
     {"pipeline"},
+    {"command"},
+    {"__main__"},
 ]
 HEIGHT = {wing: height for height, wings in enumerate(WINGS) for wing in wings}
 

@@ -1,0 +1,5 @@
+"""`python -m kafnets`: see :mod:`kafnets.command`."""
+
+from .command import run
+
+run()
