@@ -24,6 +24,7 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
+include: "workflow/rules/certify.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plots.smk"
 
@@ -36,6 +37,8 @@ rule all:
         GRID.plots,
         GRID.card_tables,
         GRID.card_plots,
+        GRID.certificate_tables,
+        GRID.certificate_plots,
         GRID.study,
 
 
@@ -47,6 +50,11 @@ rule models:
 rule evaluations:
     input:
         GRID.evaluations,
+
+
+rule certificates:
+    input:
+        GRID.certifications,
 
 
 rule lr_range:

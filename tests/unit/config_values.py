@@ -60,6 +60,7 @@ def path_text(value):
 TRAINING = (*EXPERIMENT, "training")
 KAF = (*EXPERIMENT, "activation_arguments", "kaf")
 ARCHIVE = ("data", "published", "archives", "relu")
+CERTIFICATE = ("certification", "certificates", "smoothing_25")
 RIGHT = {
     ("output",): text(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", 200),
     ("device",): one_of("auto", "cpu", "cuda"),
@@ -152,6 +153,16 @@ RIGHT = {
     ("card", "queries"): whole(1, 1_000_000),
     ("card", "samples"): whole(1, 1_000_000),
     ("card", "sources"): whole(0, 100),
+    ("certification", "run", 0): one_of(*BASE["certification"]["certificates"]),
+    ("certification", "examples"): or_null(whole(1, 1_000_000_000)),
+    (*CERTIFICATE, "method"): one_of("smoothing"),
+    (*CERTIFICATE, "experiments", 0): one_of(NAME),
+    (*CERTIFICATE, "examples"): or_null(whole(1, 1_000_000_000)),
+    (*CERTIFICATE, "sigma"): number(0, 100, above=True),
+    (*CERTIFICATE, "samples"): whole(1, 100_000_000),
+    (*CERTIFICATE, "selection_samples"): whole(1, 100_000_000),
+    (*CERTIFICATE, "alpha"): number(0, 0.5, above=True, below=True),
+    (*CERTIFICATE, "seed"): whole(0, 2**31 - 1),
     ("study", "run", 0): one_of(NAME),
     ("study", "controls", 0): one_of(*registry.ACTIVATIONS),
     ("study", "null_models", "kaf"): one_of(*registry.ACTIVATIONS),
@@ -189,6 +200,11 @@ CONTAINERS = [
     ("card",),
     ("card", "run"),
     ("card", "radii"),
+    ("certification",),
+    ("certification", "run"),
+    ("certification", "certificates"),
+    CERTIFICATE,
+    (*CERTIFICATE, "experiments"),
     ("study",),
     ("study", "run"),
     ("study", "controls"),
@@ -213,10 +229,17 @@ CLOSED = [
     ("evaluation",),
     ("evaluation", "attacks", "pgd"),
     ("card",),
+    ("certification",),
+    CERTIFICATE,
     ("study",),
     ("lr_range",),
 ]
-NAMED = [("experiments",), ("evaluation", "attacks"), ("data", "published", "archives")]
+NAMED = [
+    ("experiments",),
+    ("evaluation", "attacks"),
+    ("data", "published", "archives"),
+    ("certification", "certificates"),
+]
 
 HOSTILE = [
     "; rm -rf /",

@@ -14,7 +14,7 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
-    {"training", "evaluation", "archives"},
+    {"training", "evaluation", "certification", "archives"},
     {"diagnostics", "model_zoo"},
     {"report"},
     {"pipeline"},

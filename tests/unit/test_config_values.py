@@ -21,6 +21,7 @@ from tests.unit.config_builders import (
 )
 from tests.unit.config_values import (
     ARCHIVE,
+    CERTIFICATE,
     CLOSED,
     CONTAINERS,
     KAF,
@@ -117,6 +118,10 @@ OPTIONAL = [
     ("data", "published"),
     ARCHIVE,
     ("evaluation", "attacks", "autoattack"),
+    ("certification",),
+    ("certification", "certificates", "smoothing_50"),
+    *((*CERTIFICATE, name) for name in ("experiments", "examples")),
+    *((*CERTIFICATE, name) for name in ("samples", "selection_samples", "alpha", "seed")),
     *((*EXPERIMENT, "architecture_arguments", name) for name in ("block", "dropout")),
 ]
 NEEDED = [

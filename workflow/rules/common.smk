@@ -16,6 +16,7 @@ import snakemake_patches
 os.environ.pop("KAFNETS_OWN", None)
 
 from kafnets import registry
+from kafnets.config.certification import certification_settings
 from kafnets.config.checks import validate
 from kafnets.config.reading import check_keys, check_locale, typed
 from kafnets.config.slices import (
@@ -66,6 +67,7 @@ snakemake_patches.apply(
         "lr_range_test",
         "evaluate",
         "card",
+        "certify",
     )
 )
 
@@ -134,6 +136,7 @@ wildcard_constraints:
     experiment="[a-z][a-z0-9_]*",
     activation="[a-z][a-z0-9_]*",
     attack="[a-z][a-z0-9_]*",
+    certificate="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     seed="[0-9]+",
 

@@ -94,6 +94,23 @@ PLOTS = {
         },
         "options": "--cards {input.cards:q}",
     },
+    "certified_radii": {
+        "label": "certified accuracy against the radius",
+        "input": {"records": GRID.certificates, "images": GRID.certified_images},
+        "params": as_params(GRID.certified_settings),
+        "options": "--settings {params.settings:q} --records {input.records:q}",
+    },
+    "certified_accuracy": {
+        "label": "accuracy: clean, attacked, certified",
+        "input": {
+            "records": GRID.certificates,
+            "images": GRID.certified_images,
+            "summary": GRID.summary,
+        },
+        "params": as_params(GRID.certified_settings),
+        "options": "--settings {params.settings:q} --records {input.records:q}"
+        " --summary {input.summary:q} --experiment {wildcards.experiment}",
+    },
     "gallery": {
         "of": OF_CELL,
         "label": "attacked images, {activation}, seed {seed}",

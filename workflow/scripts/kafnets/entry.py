@@ -30,6 +30,8 @@ SETTINGS = {
     "shrink": {"type": "number", "minimum": 0, "maximum": 1},
     # activations of the experiment on whose models examples are crafted; without: all but the attacked one
     "sources": "activations",
+    # of Gaussian noise, in units of the pixel range
+    "sigma": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     # passes of a random network whose mean is attacked and judged
     "eot_samples": {"type": "integer", "minimum": 1, "maximum": 10_000},
     # of the attack's random starts; the same for all networks unless it is given

@@ -1,8 +1,9 @@
 """Every name that config.yaml may use, where its code lives, and what it takes.
 
-Adding an activation, an architecture, an adversary, an attack or a data set is writing it and adding one
-line here. Names of a user's own, which the configuration declares, are added by :func:`adopt`. This module
-imports nothing heavy: the workflow reads it in a process that has no torch.
+Adding an activation, an architecture or a data set is writing it and adding one line here; an adversary, an
+attack or a certificate, a line in kafnets/entries/{training,attacks,certificates}.py. Names of a user's own,
+which the configuration declares, are added by :func:`adopt`. This module imports nothing heavy: the workflow
+reads it in a process that has no torch.
 """
 
 import difflib
@@ -10,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from .entries import (
+from .entries.activations import (
     ANY_NUMBER,
     BOOLEAN,
     FEW,
@@ -23,6 +24,9 @@ from .entries import (
     learned,
     spline,
 )
+from .entries.attacks import ATTACKS
+from .entries.certificates import CERTIFICATES  # noqa: F401 (read from here, as all tables are)
+from .entries.training import ADVERSARIES, AROUND, PENALTIES  # noqa: F401
 from .entry import Entry
 from .runtime.errors import UserError
 
@@ -99,19 +103,6 @@ ACTIVATIONS = {
     ),
 }
 
-# What a training may add to its loss: functions of the activation layers (`training.penalties`).
-PENALTIES = {
-    name: Entry(f"kafnets.training.penalties:{name}", label=label)
-    for name, label in {
-        "slope": "alpha' K alpha of KAFs",
-        "tv2": "second-order total variation of linear splines",
-        "saf_start": "squared distance of cubic splines from their start",
-        "pssilu_b": "|b| of PSSiLU",
-        "l2": "sum of squares of the activations' parameters",
-        "chi": "chi - 1 of the activations, by which they let gradients grow with depth",
-    }.items()
-}
-
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _DROPOUT = {"type": "array", "minItems": 4, "maxItems": 4, "items": _RATE}
 _BLOCK = {"block": {"enum": ["thesis", "original", "preact"]}}
@@ -127,133 +118,6 @@ ARCHITECTURES = {
         "kafnets.models.preact_resnet:PreActResNet18",
         label="PreActResNet18",
         settings={"skip_input": {"enum": ["activated", "input"]}},
-    ),
-}
-
-# What an update of a training minimises: subclasses of kafnets.training.methods.base.Method.
-_METHODS = "kafnets.training.methods"
-# of the network while perturbations are crafted
-_MODE = {"crafting_mode": {"enum": ["train", "eval"]}}
-_WEIGHT = {"type": "number", "minimum": 0, "maximum": 1000}
-
-
-def _multi_step(target, label, **settings):
-    return Entry(
-        f"{_METHODS}.{target}",
-        label=label,
-        required=("eps", "step"),
-        optional=("iterations",),
-        settings={**_MODE, **settings},
-    )
-
-
-ADVERSARIES = {
-    "none": Entry("kafnets.training.methods.standard:Standard", label="standard"),
-    "fbf": Entry("kafnets.training.methods.fbf:FBF", label="FBF", required=("eps", "step")),
-    "n_fgsm": Entry(
-        f"{_METHODS}.n_fgsm:NFGSM",
-        label="N-FGSM",
-        required=("eps",),
-        optional=("step",),
-        settings={"noise": {"type": "number", "minimum": 0, "maximum": 10}},
-    ),
-    "grad_align": Entry(
-        f"{_METHODS}.grad_align:GradAlign",
-        label="GradAlign",
-        required=("eps",),
-        optional=("step",),
-        settings={"weight": _WEIGHT},
-    ),
-    "free": Entry(
-        f"{_METHODS}.free:Free",
-        label="Free",
-        required=("eps",),
-        settings={"replays": {"type": "integer", "minimum": 1, "maximum": 100}},
-    ),
-    "pgd_at": _multi_step("pgd_at:PGDTraining", "PGD-AT"),
-    "trades": _multi_step("trades:TRADES", "TRADES", beta=_WEIGHT),
-    "mart": _multi_step("mart:MART", "MART", beta=_WEIGHT),
-}
-# What works on top of any of these, by its key under `training`, with the settings that stand there.
-AROUND = {"awp": Entry(f"{_METHODS}.awp:AWP", label="AWP")}
-
-_PGD = ("eps", "step", "iterations", "restarts")
-# every attack's: passes of a random network that are averaged, and the seed of the attack's random numbers
-_ANY = ("eot_samples", "start_seed")
-
-
-def _standard(name, label, *optional):
-    return Entry(
-        f"kafnets.attacks.auto_attack:{name}",
-        label=label,
-        required=("eps",),
-        optional=("norm", *optional, *_ANY),
-    )
-
-
-def _nearest(name, label, norm, *optional):
-    return Entry(
-        f"kafnets.attacks.minimum_norm:{name}",
-        label=label,
-        norm=norm,
-        optional=("eps", "iterations", *optional, *_ANY),
-    )
-
-
-# `method` of an entry of evaluation.attacks.
-ATTACKS = {
-    "clean": Entry("kafnets.attacks.clean:clean", label="clean", optional=("eot_samples",)),
-    "fgsm": Entry("kafnets.attacks.pgd:fgsm", label="FGSM", required=("eps",), optional=_ANY),
-    "pgd": Entry(
-        "kafnets.attacks.pgd:pgd",
-        label="PGD",
-        required=_PGD,
-        optional=("loss", "norm", "momentum", "targets", *_ANY),
-    ),
-    "thesis_pgd": Entry(
-        "kafnets.attacks.thesis:thesis_pgd",
-        label="PGD, thesis protocol",
-        required=_PGD,
-        optional=_ANY,
-    ),
-    "autoattack": _standard("autoattack", "AutoAttack"),
-    "apgd_ce": _standard("apgd_ce", "APGD-CE", "iterations", "restarts"),
-    "apgd_t": _standard("apgd_t", "APGD-T", "iterations", "restarts"),
-    "fab_t": _standard("fab_t", "FAB-T", "iterations", "restarts"),
-    "square": _standard("square", "Square", "queries", "restarts"),
-    # by the distance of the nearest misclassified image; without eps it is robust when there is none at all
-    "cw": _nearest("cw", "C&W", "l2", "search_steps", "learning_rate", "confidence"),
-    "deepfool": _nearest("deepfool", "DeepFool", "l2", "norm", "overshoot"),
-    "fmn": _nearest("fmn", "FMN", "linf", "norm", "step", "shrink"),
-    "noise": Entry(
-        "kafnets.attacks.black_box:noise",
-        label="random noise",
-        required=("eps",),
-        optional=("samples", "norm", *_ANY),
-    ),
-    "transfer": Entry(
-        "kafnets.attacks.black_box:transfer",
-        label="transfer from the other activations' models",
-        required=("eps", "step", "iterations"),
-        optional=("momentum", "norm", "sources", *_ANY),
-        sources="needed",
-    ),
-    # made for trainable activations: their values as they are, another derivative (backward)
-    "adaptive_pgd": Entry(
-        "kafnets.attacks.adaptive:adaptive_pgd",
-        label="adaptive PGD",
-        required=_PGD,
-        optional=(
-            *("backward", "width", "delta", "loss", "norm", "momentum", "targets", "sources"),
-            *_ANY,
-        ),
-        settings={
-            "loss": {"enum": ["cross_entropy", "margin", "dlr", "ensemble"]},
-            "backward": {"enum": ["exact", "wider", "silu", "differences"]},
-            "width": {"type": "number", "minimum": 1, "maximum": 1000},
-            "delta": {"type": "number", "minimum": 0.001, "maximum": 1000},
-        },
-        sources="used",
     ),
 }
 

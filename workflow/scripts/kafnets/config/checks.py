@@ -11,7 +11,7 @@ from .. import registry
 from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PENALTIES, PUBLISHED
 from ..runtime.errors import UserError
 from ..runtime.units import fraction
-from . import own
+from . import certification, own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose
 from .slices import WORST_CASE, rates, source_activations, worst_case_attacks
@@ -40,6 +40,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
     _check_evaluation(config["evaluation"], schema)
     choose(("run",), config["run"], config["experiments"])
     _check_card(config["card"], config["experiments"])
+    certification.check(config, schema)
     published = None if published_path is None else read_yaml(published_path)
     for name, experiment in config["experiments"].items():
         _check_experiment(("experiments", name), experiment, published, schema)

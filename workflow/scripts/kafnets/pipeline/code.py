@@ -23,7 +23,7 @@ LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
 _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
+_NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
 # What they say is no part of any result: which names the library exports, what a record tells of its making. A
 # change of them makes nothing stale; their checksums are taken for those of the time when this was decided, which
 # made nothing stale either.
@@ -106,7 +106,7 @@ def files(script, modules=(), beside=()):
     while queue:
         name = queue.pop()
         path = _file_of(name, beside)
-        if name in found or path is None or name in _NOT_FOLLOWED:
+        if name in found or path is None or _NOT_FOLLOWED.fullmatch(name):
             continue
         found[name] = path
         queue += [*_parents(name), *_imports(path, name)]

@@ -8,7 +8,7 @@ import functools
 import json
 
 from .. import registry
-from ..config import slices
+from ..config import certification, slices
 from . import code
 
 # What each rule of the report reads of the cells beside records: see `Grid.manifest`.
@@ -60,6 +60,10 @@ class Grid:
     def card_files(self, cell):
         path = self.folder("cards", *cell)
         return {"record": f"{path}.json", "tensors": f"{path}.safetensors"}
+
+    def certification_files(self, cell, certificate):
+        folder = self.folder("certificates", *cell)
+        return {"record": f"{folder}/{certificate}.json", "csv": f"{folder}/{certificate}.csv"}
 
     def prepared_record(self, wildcards):
         return f"{self.out}/data/{self.experiment(wildcards)['dataset']}.json"
@@ -148,6 +152,33 @@ class Grid:
             found += [path.format(kind) for kind in ("gallery", "layers")]
         return found
 
+    @property
+    def certifications(self):
+        return [record for name in self.run for record in self._certifications(name)]
+
+    def _certifications(self, experiment):
+        return [
+            self.certification_files(cell, certificate)["record"]
+            for cell in self.cells
+            if cell[0] == experiment
+            for certificate in certification.certificates_of(self.config, experiment)
+        ]
+
+    @property
+    def certificate_tables(self):
+        names = [name for name in self.run if self._certifications(name)]
+        return [f"{self.out}/certificates/{name}.{kind}" for name in names for kind in FORMATS]
+
+    @property
+    def certificate_plots(self):
+        kinds, names = ("certified_radii", "certified_accuracy"), self.run
+        return [
+            f"{self.out}/plots/{name}/{kind}.pdf"
+            for name in names
+            if self._certifications(name)
+            for kind in kinds
+        ]
+
     def is_first_seed(self, cell):
         """Whether a network is the one of its activation that the pictures show."""
         return cell[2] == self.first_seeds[cell[:2]]
@@ -180,6 +211,14 @@ class Grid:
             f"{self.out}/lr_range/{wildcards.experiment}/{activation}.{kind}"
             for activation in self.experiment(wildcards)["activations"]
         ]
+
+    def certificates(self, wildcards):
+        """The records of the certificates of an experiment, every seed."""
+        return self._certifications(wildcards.experiment)
+
+    def certified_images(self, wildcards):
+        """What they say image by image, in the same order."""
+        return [path.replace(".json", ".csv") for path in self.certificates(wildcards)]
 
     def cards(self, wildcards):
         """The cards of an experiment, every seed."""
@@ -254,6 +293,9 @@ class Grid:
     def study_settings(self):
         return slices.study_settings(self.config)
 
+    def certified_settings(self, wildcards):
+        return certification.certified_settings(self.config, wildcards.experiment)
+
     def table_settings(self, wildcards):
         return slices.table_settings(self.config, wildcards.experiment)
 
@@ -288,6 +330,11 @@ class Grid:
         )
         networks = self._network(wildcards, wildcards.activation, *sources)
         return code.of_step("evaluate.py", [*networks, registry.ATTACKS[method]])
+
+    def certification_code(self, wildcards):
+        chosen = certification.section(self.config)["certificates"][wildcards.certificate]
+        networks = self._network(wildcards, wildcards.activation)
+        return code.of_step("certify.py", [*networks, registry.CERTIFICATES[chosen["method"]]])
 
     def card_code(self, wildcards):
         sources = self._card_sources(wildcards)

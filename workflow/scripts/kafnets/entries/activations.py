@@ -1,6 +1,6 @@
 """Entries of the registry for the kinds of activations, and what their settings may be."""
 
-from .entry import Entry
+from ..entry import Entry
 
 BOOLEAN = {"type": "boolean"}
 SHARE = {"share": {"enum": ["channel", "layer", "network"]}}
