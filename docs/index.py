@@ -2,8 +2,8 @@
 
 PYTHONPATH=workflow/scripts python docs/index.py [--check]
 
-A network is one of the thesis's own, or a training that is kept in results/reference. Its numbers are those of
-records and tables there, checked against their verdicts where these are kept.
+A network is one of the thesis's own, or a training that is kept in results/reference. Its numbers are those
+of records and tables there, checked against their verdicts where these are kept.
 """
 
 import argparse

@@ -30,7 +30,7 @@ def main(arguments=None):
     """Parses a command line (default: the process's) and does what it says; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="kafnets",
-        description="Robustness of networks, trainable activations, records that can be verified.",
+        description="Robustness of networks, with records that can be verified.",
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")

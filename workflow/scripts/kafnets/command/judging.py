@@ -35,7 +35,8 @@ def options(parser):
     parser.add_argument(
         "--settings",
         help="instead of --attack and --eps: one attack, as a JSON object or a JSON or YAML file, e.g. "
-        '\'{"method": "pgd", "norm": "l2", "eps": "128/255", "step": "15/255", "iterations": 50, "restarts": 1}\'',
+        '\'{"method": "pgd", "norm": "l2", "eps": "128/255", "step": "15/255", "iterations": 50, '
+        '"restarts": 1}\'',
     )
     parser.add_argument(
         "--examples", type=positive, help="so many test images, balanced by class (default: all)"

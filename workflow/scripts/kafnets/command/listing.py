@@ -17,8 +17,8 @@ def options(parser):
     parser.add_argument(
         "what",
         choices=(*TABLES, "models"),
-        help="attacks, methods of training, activations, architectures, data sets, penalties; models: trained "
-        "networks that are known by name",
+        help="attacks, methods of training, activations, architectures, data sets, penalties; models: "
+        "trained networks that are known by name",
     )
 
 

@@ -17,8 +17,8 @@ def network_options(parser, required=True):
     parser.add_argument(
         "--model",
         required=required,
-        help="module:name of what makes a network of yours (a class or function), a file of kafnets.save_model, "
-        "or a name of `kafnets list models`",
+        help="module:name of what makes a network of yours (a class or function), a file of "
+        "kafnets.save_model, or a name of `kafnets list models`",
     )
     parser.add_argument("--weights", help="of a network of yours: a file of torch.save, or safetensors")
     parser.add_argument("--key", help="which of several sets of weights in that file, as state_dict_ema")
@@ -30,8 +30,8 @@ def network_options(parser, required=True):
             f"--{name}",
             nargs="+",
             type=float,
-            help="of the normalisation that a network of yours was trained with, one number or one a channel: "
-            "it becomes a layer, pixels stay in [0, 1]",
+            help="of the normalisation that a network of yours was trained with, one number or one a "
+            "channel: it becomes a layer, pixels stay in [0, 1]",
         )
 
 
@@ -40,8 +40,8 @@ def data_options(parser, required=True):
     parser.add_argument(
         "--data",
         required=required,
-        help=f"one of {', '.join(registry.DATASETS)}; a prepared file, as results/data/cifar10.safetensors; or "
-        "module:name of a function of yours that returns a kafnets.data.Dataset",
+        help=f"one of {', '.join(registry.DATASETS)}; a prepared file, as results/data/cifar10.safetensors; "
+        "or module:name of a function of yours that returns a kafnets.data.Dataset",
     )
     parser.add_argument(
         "--source", type=Path, help="the local archive or folder of a data set that is known by name"

@@ -1,5 +1,7 @@
 """Data sets that a command line names, prepared in the cache."""
 
+from dataclasses import replace
+
 from ..data.dataset import Dataset, save
 from ..model_zoo import cache_folder
 from ..runtime.errors import UserError
@@ -34,5 +36,7 @@ def prepared(name, entry, source=None):
         raise UserError(
             f"--data: {entry.target} returns a {type(dataset).__name__}; let it return a kafnets.data.Dataset"
         )
-    save(dataset, path, record)
+    # what only judges may give the same images twice, and a file holds each by itself
+    separate = {name: getattr(dataset, name).clone() for name in ("test_images", "test_labels")}
+    save(replace(dataset, **separate), path, record)
     return path

@@ -14,7 +14,7 @@ from ..runtime.units import fraction
 from . import certification, own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose
-from .slices import WORST_CASE, rates, source_activations, worst_case_attacks
+from .slices import OWN_WEIGHTS, WORST_CASE, expanded, rates, source_activations, worst_case_attacks
 
 
 def validate(config, schema_path, published_path=None, folders=(), elsewhere=False):
@@ -33,7 +33,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
     """
     schema = read_yaml(schema_path)
     check_size(config)
-    config = Reader(schema).read(config)
+    config = expanded(Reader(schema).read(config))
     check_shape(config, schema)
     own.check(config, folders, elsewhere)
     registry.adopt(config, folders)
@@ -55,7 +55,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
                 raise error_at(("run",), f"{name}_{table}", problem, "write another name for the experiment")
         _check_sources_of_attacks(config, name)
         _check_source(config, experiment["dataset"])
-        if "weights" in experiment:
+        if experiment.get("weights") == "published":
             _check_source(config, experiment["weights"])
             _check_archives(config["data"][experiment["weights"]], experiment["activations"])
     low, high = config["lr_range"]["min"], config["lr_range"]["max"]
@@ -152,6 +152,9 @@ def _check_study(study, experiments):
 
 def _check_experiment(path, experiment, published, schema):
     choose((*path, "dataset"), experiment["dataset"], DATASETS)
+    if experiment.get("weights") == OWN_WEIGHTS:
+        _check_networks(path, experiment)
+        return
     choose((*path, "architecture"), experiment["architecture"], ARCHITECTURES)
     choose((*path, "activations"), experiment["activations"], ACTIVATIONS)
     if published is not None and experiment["reference"] is not None:
@@ -177,6 +180,17 @@ def _check_experiment(path, experiment, published, schema):
                 check_radius((*path, "training", key, radius), training[key][radius])
     _check_schedule((*path, "training", "schedule"), training)
     choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
+
+
+def _check_networks(path, experiment):
+    """Networks of the user's own are what they are: nothing of them is trained or chosen here."""
+    own = [name for name, entry in ARCHITECTURES.items() if entry.own and entry.weights]
+    choose((*path, "networks"), experiment.get("networks", [OWN_WEIGHTS]), own)
+    for key in ("train_examples", "training"):
+        if key in experiment:
+            problem = "does not belong to networks of your own"
+            raise error_at((*path, key), experiment[key], problem, "write it only where networks are trained")
+    _check_examples(path, experiment)
 
 
 def _check_published(path, experiment):

@@ -1,4 +1,4 @@
-"""One attack on one network, from files to files: the record and the verdicts, once, however often it is stopped."""
+"""One attack on one network, to files: the record and the verdicts, once, however often it is stopped."""
 
 from safetensors.torch import save
 

@@ -124,7 +124,7 @@ def cache_folder():
 
 
 def _is_name(source):
-    """Whether `source` means a name of the index; one that is neither known nor looks like a file does too."""
+    """Whether `source` means a name of the index: a known one, or what looks like no file."""
     if not isinstance(source, str) or Path(source).exists():
         return False
     return source in index() or not Path(source).suffix

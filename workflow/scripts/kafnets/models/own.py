@@ -39,7 +39,7 @@ def own_entry(target, weights=None, *, arguments=None, key=None, mean=None, std=
     )
 
 
-def build(entry, *, num_classes, image_shape=(3, 32, 32), **others):
+def build(entry, /, *, num_classes, image_shape=(3, 32, 32), **others):
     r"""The network of an entry as its factory makes it, its normalisation a layer in front; not filled.
 
     Args:
@@ -57,6 +57,8 @@ def build(entry, *, num_classes, image_shape=(3, 32, 32), **others):
             not take such images or has not as many outputs as there are classes.
     """
     factory = entry.factory()
+    if not callable(factory):
+        raise UserError(f"{entry.target}: is no class and no function, but a {type(factory).__name__}")
     try:
         network = factory(**entry.arguments)
     except TypeError as error:
@@ -80,8 +82,16 @@ def load(entry, *, num_classes, image_shape=(3, 32, 32)):
     Args, raises: as :func:`build`; UserError also for weights that are not this network's.
     """
     network = build(entry, num_classes=num_classes, image_shape=image_shape)
-    if entry.weights:
-        load_state_dict(_inner(network), entry.weights, entry.key or None)
+    return fill(network, entry) if entry.weights else network.eval()
+
+
+def fill(network, entry):
+    """Loads the weights of an entry into the network that :func:`build` made of it; evaluation mode.
+
+    Raises:
+        UserError: for weights that are not this network's.
+    """
+    load_state_dict(_inner(network), entry.weights, entry.key or None)
     return network.eval()
 
 
@@ -117,8 +127,8 @@ def check_fits(network, name, num_classes, image_shape):
         )
     if num_classes is not None and logits.shape[1] != num_classes:
         raise UserError(
-            f"{name}: has {logits.shape[1]} outputs, the data set {num_classes} classes; give its factory the "
-            "number of classes among its arguments, or take the data set that it is for"
+            f"{name}: has {logits.shape[1]} outputs, the data set {num_classes} classes; give its factory "
+            "the number of classes among its arguments, or take the data set that it is for"
         )
 
 

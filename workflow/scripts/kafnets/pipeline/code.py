@@ -24,9 +24,9 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
-# What they say is no part of any result: which names the library exports, what a record tells of its making. A
-# change of them makes nothing stale; their checksums are taken for those of the time when this was decided, which
-# made nothing stale either.
+# What they say is no part of any result: which names the library exports, what a record tells of its making.
+# A change of them makes nothing stale; their checksums are taken for those of the time when this was decided,
+# which made nothing stale either.
 _NO_PART = {
     LIBRARY: "9d2f0fef6cfbbbc2a0c9fbb37814ae4775a959fdf54e9279a1c542438a13ec5c",
     f"{LIBRARY}.runtime.records": "f9edf51b1dcf46bc4a4c6481c617664e5888c75c1e0f4c3298a88bb078218a4a",
@@ -54,7 +54,7 @@ def of_step(script, entries=()):
 
 
 def _said(entry):
-    """What an entry says that results depend on; a decay, and a network's own facts, only where there are any.
+    """What an entry says that results depend on; a decay, and a network's facts, only where there are any.
 
     The weights of a user's own network count by their content, an input of the step that reads them.
     """
