@@ -1,6 +1,8 @@
 """`python -m kafnets`: networks of one's own judged, records verified, tables, lists, downloads, exports."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -66,7 +68,8 @@ def place(tmp_path, monkeypatch):
     weights = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"state_dict": weights, "epoch": 3}, tmp_path / "mine.pt")
     yield tmp_path, network, dataset
-    sys.modules.pop("foreign", None)
+    for name in ("foreign", "my_module"):
+        sys.modules.pop(name, None)
 
 
 def made(**arguments):
@@ -315,6 +318,19 @@ def test_a_record_of_the_pipeline_finds_its_files(place, capsys):
         (out / f"transfer.{end}").rename(folder / f"elsewhere/transfer.{end}")
     with pytest.raises(UserError, match="--model: is needed, for the record says nothing of it"):
         kafnets("verify", "elsewhere/transfer.json")
+
+
+def test_the_commands_of_the_page(place, capsys):
+    """docs/library.md, as they stand there, on another data set."""
+    folder, *_ = place
+    (folder / "my_module.py").write_text(MODULE)
+    section = (ROOT / "docs/library.md").read_text(encoding="utf-8").partition("## Judging a network")[2]
+    (block,) = re.findall(r"^```bash\n(kafnets .*?)^```", section, re.MULTILINE | re.DOTALL)
+    lines = [shlex.split(line.replace("cifar10", "bars.safetensors")) for line in block.splitlines()]
+    assert [line[:2] for line in lines] == [["kafnets", name] for name in ("evaluate", "table", "verify")]
+    assert [kafnets(*line[1:]) or 0 for line in lines] == [0, 0, 0]
+    said = capsys.readouterr().out
+    assert "| my_module:build mine.pt | pgd" in said and "results/mine/pgd.json: verified" in said
 
 
 # -- table, list, export
