@@ -15,7 +15,7 @@ WINGS = [
     {"models"},
     {"attacks", "published"},
     {"training", "evaluation", "certification", "archives"},
-    {"diagnostics", "model_zoo"},
+    {"diagnostics", "model_zoo", "recording"},
     {"report"},
     {"pipeline"},
     {"command"},

@@ -1,5 +1,6 @@
 """`python -m kafnets`: networks of one's own judged, records verified, tables, lists, downloads, exports."""
 
+import csv
 import json
 import re
 import shlex
@@ -231,6 +232,33 @@ def test_the_modes_of_a_checked_network_come_back(place):
     assert network.training and network[0].training and not network[1].training
 
 
+def test_a_network_is_certified(place):
+    """Of each image the class and the radius that the certificate's own function gives."""
+    from kafnets.certification.certify import certify
+
+    folder, network, dataset = place
+    settings = {"method": "smoothing", "sigma": 0.1, "samples": 200, "selection_samples": 20}
+    given = (
+        "--model",
+        "foreign:build",
+        "--weights",
+        "mine.pt",
+        "--data",
+        "bars.safetensors",
+        "--output",
+        "out",
+    )
+    assert kafnets("certify", *given, "--settings", json.dumps(settings), "--device", "cpu") == 0
+    record = read_json(folder / "out/smoothing.json")
+    of_it = {key: value for key, value in settings.items() if key != "method"}
+    figures, columns = certify(network, dataset.test_images, dataset.test_labels, "smoothing", of_it)
+    assert (record["accuracy"], record["average_radius"]) == (figures["accuracy"], figures["average_radius"])
+    with open(folder / "out/smoothing.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["radius"]) for row in rows] == columns["radius"].tolist()
+    assert record["average_radius"] > 0
+
+
 # -- verify
 
 
@@ -355,7 +383,7 @@ def test_records_as_a_table(place, capsys):
 
 
 @pytest.mark.parametrize(
-    "what", ["attacks", "methods", "activations", "architectures", "datasets", "penalties"]
+    "what", ["attacks", "certificates", "methods", "activations", "architectures", "datasets", "penalties"]
 )
 def test_lists_name_what_the_registry_has(capsys, what):
     kafnets("list", what)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 from kafnets.data.dataset import load
-from kafnets.evaluation.recording import judge_once
 from kafnets.models import load_model
+from kafnets.recording.evaluations import judge_once
 from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.errors import UserError

@@ -1,4 +1,4 @@
-"""The library as a command: `kafnets evaluate`, `verify`, `table`, `list`, `download`, `export`.
+"""The library as a command: `kafnets evaluate`, `certify`, `verify`, `table`, `list`, `download`, `export`.
 
 Each is a module with `options`, which adds its own to a parser, and `run`, which does it and may return an
 exit code. They call the functions that the workflow's scripts call.
@@ -13,6 +13,7 @@ from ..runtime import cli
 # name: (module, what it does in one line)
 COMMANDS = {
     "evaluate": ("judging", "judge a network by attacks: a record, and a verdict for each image"),
+    "certify": ("certifying", "prove radii within which a network's answers cannot change"),
     "verify": ("verifying", "run the attack of a record again and compare the verdicts, image by image"),
     "table": ("printing", "print records, or the tables of a folder of results"),
     "list": ("listing", "print the names of attacks, activations, networks, ..."),

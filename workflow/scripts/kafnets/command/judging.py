@@ -50,7 +50,7 @@ def options(parser):
 def run(arguments):
     import torch
 
-    from ..evaluation.recording import judge_once
+    from ..recording.evaluations import judge_once
     from ..runtime.device import resolve
 
     torch.set_num_threads(arguments.threads)

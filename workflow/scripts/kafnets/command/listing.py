@@ -5,6 +5,7 @@ from ..model_zoo import index
 
 TABLES = {
     "attacks": registry.ATTACKS,
+    "certificates": registry.CERTIFICATES,
     "methods": registry.ADVERSARIES,
     "activations": registry.ACTIVATIONS,
     "architectures": registry.ARCHITECTURES,
@@ -17,8 +18,8 @@ def options(parser):
     parser.add_argument(
         "what",
         choices=(*TABLES, "models"),
-        help="attacks, methods of training, activations, architectures, data sets, penalties; models: "
-        "trained networks that are known by name",
+        help="attacks, certificates, methods of training, activations, architectures, data sets, "
+        "penalties; models: trained networks that are known by name",
     )
 
 
