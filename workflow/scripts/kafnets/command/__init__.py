@@ -7,7 +7,6 @@ exit code. They call the functions that the workflow's scripts call.
 import argparse
 import importlib
 
-from .. import __version__
 from ..runtime import cli
 
 # name: (module, what it does in one line)
@@ -33,7 +32,8 @@ def main(arguments=None):
         prog="kafnets",
         description="Robustness of networks, with records that can be verified.",
     )
-    parser.add_argument("--version", action="version", version=__version__)
+    version = importlib.import_module(__name__.partition(".")[0]).__version__
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (module, what) in COMMANDS.items():
         module = importlib.import_module(f"{__name__}.{module}")

@@ -18,8 +18,8 @@ def once(record, facts, written, device, compute, memory=None, made="made"):
         written (dict): key of the record to file: the key holds its checksum.
         device (callable): takes nothing, returns the torch.device that computes.
         compute (callable): takes the facts, the device and the memory, or None.
-        memory (callable, optional): takes a path, a name and a SignalFlag; returns where `compute` goes on after
-            an interruption. Without one a signal ends it at once.
+        memory (callable, optional): takes a path, a name and a SignalFlag; returns where `compute` goes on
+            after an interruption. Without one a signal ends it at once.
         made (str): what is done with it, for the log.
 
     Returns:
