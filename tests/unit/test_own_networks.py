@@ -50,7 +50,7 @@ def network(width):
     return nn.Sequential(*layers)
 
 
-def configuration(networks=None, **changes):
+def configuration(declared=None, **changes):
     """config.yaml with an experiment on two networks of one's own."""
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     wide = {
@@ -60,7 +60,7 @@ def configuration(networks=None, **changes):
         "mean": [0.5],
         "std": [0.2],
     }
-    config["networks"] = {"mine": MINE, "wide": wide} if networks is None else networks
+    config["networks"] = {"mine": MINE, "wide": wide} if declared is None else declared
     judged = {"title": "Judged", "dataset": "digits", "test_examples": 20, "reference": None}
     config["experiments"]["judged"] = {**judged, "networks": list(config["networks"]), **changes}
     config.update(run=["judged"], seeds=[0, 1])
@@ -107,7 +107,7 @@ def test_a_network_is_a_cell(folder):
         (
             {"resnet20": MINE},
             {},
-            "networks.resnet20.target: .* has the name of one that comes with the repository",
+            "networks.resnet20: .* has the name of one that comes with the repository",
         ),
         ({"mine": {**MINE, "wieghts": "x"}}, {}, "mine.wieghts: .* is an unknown key; did you mean weights"),
         ({"mine": {**MINE, "std": []}}, {}, r"mine.std: \[\] has too few items"),
@@ -134,7 +134,7 @@ def test_what_is_wrong_is_said_in_one_line(folder, networks, changes, message):
 def test_a_name_is_either_an_architectures_or_a_networks(folder):
     config = configuration()
     config["architectures"] = {"mine": {"target": "theirs:build"}}
-    with pytest.raises(UserError, match=r"networks\.mine\.target: .* has the name of an architecture"):
+    with pytest.raises(UserError, match=r"networks\.mine: .* has the name of an architecture"):
         check(config, folder)
 
 
