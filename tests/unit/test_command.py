@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy
 import pytest
@@ -124,6 +125,9 @@ def test_a_network_of_ones_own_is_judged_as_by_the_library(place):
     assert numpy.array_equal(verdicts["clean"], by_hand["clean"].numpy())
     assert 0 < record["accuracy"] < record["clean_accuracy"] and record["accuracy"] == expected["accuracy"]
     assert record["network"] == {"model": "foreign:build", "weights": "mine.pt", "mean": [0.4], "std": [0.2]}
+    packages = record["environment"]["packages"]  # whose versions may decide a verdict
+    assert packages.keys() == {"foolbox", "pyautoattack", "triton", "scipy"}
+    assert packages["scipy"] == metadata.version("scipy")
     # without the normalisation it is another network
     assert judge(output="plain") == 0
     assert read_json(folder / "plain/pgd.json")["clean_accuracy"] != record["clean_accuracy"]

@@ -14,7 +14,7 @@ from ..runtime.units import fraction
 from . import certification, own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose
-from .slices import OWN_WEIGHTS, WORST_CASE, expanded, rates, source_activations, worst_case_attacks
+from .slices import WORST_CASE, expanded, rates, source_activations, worst_case_attacks
 
 
 def validate(config, schema_path, published_path=None, folders=(), elsewhere=False):
@@ -55,7 +55,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
                 raise error_at(("run",), f"{name}_{table}", problem, "write another name for the experiment")
         _check_sources_of_attacks(config, name)
         _check_source(config, experiment["dataset"])
-        if experiment.get("weights") == "published":
+        if "weights" in experiment:
             _check_source(config, experiment["weights"])
             _check_archives(config["data"][experiment["weights"]], experiment["activations"])
     low, high = config["lr_range"]["min"], config["lr_range"]["max"]
@@ -152,7 +152,7 @@ def _check_study(study, experiments):
 
 def _check_experiment(path, experiment, published, schema):
     choose((*path, "dataset"), experiment["dataset"], DATASETS)
-    if experiment.get("weights") == OWN_WEIGHTS:
+    if "networks" in experiment:
         _check_networks(path, experiment)
         return
     choose((*path, "architecture"), experiment["architecture"], ARCHITECTURES)
@@ -185,11 +185,17 @@ def _check_experiment(path, experiment, published, schema):
 def _check_networks(path, experiment):
     """Networks of the user's own are what they are: nothing of them is trained or chosen here."""
     own = [name for name, entry in ARCHITECTURES.items() if entry.own and entry.weights]
-    choose((*path, "networks"), experiment.get("networks", [OWN_WEIGHTS]), own)
-    for key in ("train_examples", "training"):
-        if key in experiment:
+    choose((*path, "networks"), experiment["networks"], own)
+    # what slices.expanded adds, and nothing else, of what other experiments have
+    added = {
+        "architecture": experiment["networks"][0],
+        "architecture_arguments": {},
+        "activation_arguments": {},
+    }
+    for key in ("train_examples", "training", "weights", *added):
+        if key in experiment and (key not in added or experiment[key] != added[key]):
             problem = "does not belong to networks of your own"
-            raise error_at((*path, key), experiment[key], problem, "write it only where networks are trained")
+            raise error_at((*path, key), experiment[key], problem, "leave it out, or leave out networks")
     _check_examples(path, experiment)
 
 

@@ -11,7 +11,7 @@ _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which 
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
 _LOOKS = ("label", "colour", "marker", "settings", "required")  # of a user's own name: no part of results
 USUAL_SHAPE = [3, 32, 32]  # of images: channels, rows, columns; settings tell of another one
-OWN_WEIGHTS = "own"  # `weights` of an experiment on networks of the user's own
+OWN_WEIGHTS = "own"  # what settings call the weights of networks of the user's own
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -44,24 +44,23 @@ def _expanded(experiment):
     networks = experiment.get("networks") if isinstance(experiment, dict) else None
     if not networks or not isinstance(networks, list):
         return experiment
-    given = {"architecture": networks[0], "activations": networks, "weights": OWN_WEIGHTS}
-    return {
-        **experiment,
-        **given,
-        "architecture_arguments": {},
-        "activation_arguments": {},
-        "reference": None,
-    }
+    left_out = {"architecture": networks[0], "architecture_arguments": {}, "activation_arguments": {}}
+    return {**left_out, **experiment, "activations": networks}
 
 
 def is_given(config, experiment):
     """Whether an experiment judges weights that are given, published or the user's own: it trains none."""
-    return "weights" in config["experiments"][experiment]
+    return bool({"weights", "networks"} & config["experiments"][experiment].keys())
 
 
 def is_own(config, experiment):
     """Whether an experiment judges networks of the user's own."""
-    return config["experiments"][experiment].get("weights") == OWN_WEIGHTS
+    return "networks" in config["experiments"][experiment]
+
+
+def _weights(config, experiment):
+    """What settings call the weights that are given: "published", "own"; None where they are trained."""
+    return OWN_WEIGHTS if is_own(config, experiment) else config["experiments"][experiment].get("weights")
 
 
 def architecture_of(config, experiment, activation):
@@ -94,7 +93,7 @@ def training_settings(config, experiment, activation, seed):
     chosen = config["experiments"][experiment]
     architecture = architecture_of(config, experiment, activation)
     if is_given(config, experiment):
-        origin = {"weights": chosen["weights"]}
+        origin = {"weights": _weights(config, experiment)}
     else:
         training = {**chosen["training"]}
         training["learning_rate"] = list(rates(training["learning_rate"], activation))
@@ -206,7 +205,7 @@ def table_settings(config, experiment):
         beside = {"experiment": chosen["beside"], "title": config["experiments"][chosen["beside"]]["title"]}
     return _plain(
         {
-            "weights": chosen.get("weights"),
+            "weights": _weights(config, experiment),
             "beside": beside,
             "title": chosen["title"],
             "activations": chosen["activations"],
