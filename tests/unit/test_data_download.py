@@ -407,7 +407,7 @@ def test_no_server(path, capsys):
     """Known at once: nothing is tried again."""
     with serving(whole) as server:
         pass
-    with pytest.raises(DownloadError, match="the connection failed: .*is there no internet here"):
+    with pytest.raises(DownloadError, match=r"the connection failed: .*is there no internet here"):
         fetch(server, path)
     assert "trying again" not in capsys.readouterr().err
     assert list(path.parent.iterdir()) == []

@@ -45,7 +45,7 @@ def test_onnx(tmp_path, model):
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxscript") is not None, reason="onnxscript is here")
 def test_without_onnxscript_it_says_what_to_install(tmp_path, model):
-    with pytest.raises(UserError, match="ONNX needs the packages .*onnxscript; pip install onnx onnxscript"):
+    with pytest.raises(UserError, match=r"ONNX needs the packages .*onnxscript; pip install onnx onnxscript"):
         kafnets.export(model, tmp_path / "network.onnx")
 
 
@@ -55,12 +55,12 @@ class Branching(nn.Module):
 
 
 def test_what_cannot_be_written_is_refused(tmp_path, monkeypatch, model):
-    with pytest.raises(UserError, match="model: torch.export cannot write it down"):
+    with pytest.raises(UserError, match=r"model: torch\.export cannot write it down"):
         kafnets.export(Branching(), tmp_path / "network.pt2", image_shape=(1, 2, 2))
     # a tolerance that no arithmetic has: what differs by more is not kept
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     with pytest.raises(
-        UserError, match=r"network.pt2: not written: exported, the network's logits differ by"
+        UserError, match=r"network\.pt2: not written: exported, the network's logits differ by"
     ):
         kafnets.export(model, tmp_path / "network.pt2", image_shape=(3, 12, 12))
     assert not list(tmp_path.iterdir())
