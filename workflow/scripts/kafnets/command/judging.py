@@ -52,10 +52,13 @@ def run(arguments):
 
     from ..recording.evaluations import judge_once
     from ..runtime.device import resolve
+    from ..runtime.progress import line
 
     torch.set_num_threads(arguments.threads)
     description = networks.described(arguments)
     attacks = chosen_attacks(arguments)
+    if networks.is_target(arguments.model) and arguments.weights is None:
+        line(f"{arguments.model}: judged with the weights that it is made with, for no --weights are given")
     dataset = networks.load_data(arguments.data, arguments.source, arguments.examples)
     for name, settings in attacks.items():
         settings = {

