@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from kafnets import registry
-from kafnets.config import slices
+from kafnets.config import certification, slices
 from kafnets.pipeline import code
 from kafnets.pipeline.grid import Grid
 from kafnets.runtime.files import write_sealed
@@ -162,6 +162,29 @@ def test_the_code_of_cards_tables_and_plots(place, tmp_path):
 
 
 RATES = {"learning_rate": [0.01, 0.1]}
+
+
+def test_the_code_of_certificates(place, tmp_path):
+    config = copy.deepcopy(place.config)
+    smooth = {"method": "smoothing", "sigma": 0.25, "samples": 20, "selection_samples": 5}
+    config["certification"] = {"run": ["smooth"], "examples": 4, "certificates": {"smooth": smooth}}
+    grid, settings = Grid(config), certification.certified_settings(config, "tiny")
+    files, model = grid.certification_files(("tiny", "kaf", 0), "smooth"), place.files("kaf")
+    of_cell = certification.certification_settings(config, "tiny", "kaf", 0, "smooth")
+    loaded = place.run(
+        *("certify.py", "--settings", json.dumps(of_cell), "--data", place.data, "--device", "cpu"),
+        *("--model", model["model"], "--model-record", model["record"], "--threads", "1"),
+        *("--record", files["record"], "--csv", files["csv"], "--batch-size", "20"),
+    )
+    kaf = registry.ACTIVATIONS["kaf"]
+    check(loaded, "certify.py", RESNET, kaf, registry.CERTIFICATES["smoothing"])
+    of_table = ("--settings", json.dumps(settings), "--records", files["record"])
+    texts = [part for kind in ("csv", "md", "tex") for part in (f"--{kind}", tmp_path / f"table.{kind}")]
+    check(place.run("render_certificates.py", *of_table, *texts), "render_certificates.py")
+    drawn = ("--pdf", tmp_path / "plot.pdf", "--png", tmp_path / "plot.png")
+    check(place.run("plot_certified_radii.py", *of_table, *drawn), "plot_certified_radii.py")
+    summary = ("--summary", place.grid.summary, "--experiment", "tiny")
+    check(place.run("plot_certified_accuracy.py", *of_table, *summary, *drawn), "plot_certified_accuracy.py")
 
 
 # -- what counts as a change

@@ -93,7 +93,7 @@ def paths():
 
 
 # Folders of results/, in README's map.
-OF_RESULTS = {"results/", "evaluations/", "tables/", "cards/", "plots/", "logs/"}
+OF_RESULTS = {"results/", "evaluations/", "tables/", "cards/", "certificates/", "plots/", "logs/"}
 
 
 @pytest.mark.parametrize("word", [*paths()])

@@ -30,6 +30,7 @@ PLANNED = {
     "snakemake --cores 8": r"train +15\n",
     "snakemake --cores 8 models": r"train +15\n",
     "snakemake --cores 8 evaluations": r"evaluate +45\n",
+    "snakemake --cores 8 certificates": r"certificates +1\n",
     "snakemake --cores 8 lr_range": r"lr_range_test +15\n",
     "snakemake --cores 1 partial": r"partial +1\n",
     "snakemake --cores 1 --touch": r"train +15\n",
@@ -65,6 +66,12 @@ ELSEWHERE = {
     ),
     "snakemake --cores 2 rates --configfile workflow/presets/activations_cpu.yaml": (
         "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study"
+    ),
+    "snakemake --cores 2 --configfile workflow/presets/certified_cpu.yaml": (
+        "tests/workflow/test_presets.py::test_the_certificates_are_planned"
+    ),
+    "python workflow/scripts/certify.py --help": (
+        "tests/unit/test_certify.py::test_the_script_writes_what_was_found"
     ),
     "snakemake --cores 8 rates": "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study",
     "snakemake --cores 2 --configfile workflow/presets/published_smoke.yaml --config"

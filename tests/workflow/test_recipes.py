@@ -139,7 +139,7 @@ def experiment(adversary, activations, **arguments):
     corners = {"method": "corners", "radius": "16/255", "samples": 3}
     config["evaluation"] |= {"run": ["clean", "corners"], "headline": "corners"}
     config["evaluation"]["attacks"]["corners"] = corners
-    config["card"]["run"] = []
+    config["card"]["run"] = config["certification"]["run"] = []
     return config
 
 

@@ -13,15 +13,18 @@ from pathlib import Path
 
 from .entries.activations import (
     ANY_NUMBER,
+    BASES,
     BOOLEAN,
     FEW,
     POSITIVE,
     SCALE,
+    START_OR_NORMAL,
     TAILS,
     fixed,
     kaf,
     kaf_with_base,
     learned,
+    lipschitz_kaf,
     spline,
 )
 from .entries.attacks import ATTACKS
@@ -93,6 +96,10 @@ ACTIVATIONS = {
         elementwise=False,
         colour="#F0A0C0",
     ),
+    "kaf_1lip": lipschitz_kaf("LipschitzKAF", "1-Lipschitz KAF", "#A65628", init=START_OR_NORMAL),
+    "kaf_base_1lip": lipschitz_kaf(
+        "LipschitzKAFWithBase", "1-Lipschitz base+KAF", "#4D4D99", base={"enum": list(BASES)}
+    ),
     # masks its gradient, and is known not to be robust: what an evaluation that works has to show
     "kwta": Entry(
         "kafnets.activations.sorting:KWinners",
@@ -105,6 +112,10 @@ ACTIVATIONS = {
 
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _DROPOUT = {"type": "array", "minItems": 4, "maxItems": 4, "items": _RATE}
+_SIZES = {
+    "width": {"type": "integer", "minimum": 1, "maximum": 10_000},
+    "depth": {"type": "integer", "minimum": 1, "maximum": 100},
+}
 _BLOCK = {"block": {"enum": ["thesis", "original", "preact"]}}
 ARCHITECTURES = {
     "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}),
@@ -119,6 +130,8 @@ ARCHITECTURES = {
         label="PreActResNet18",
         settings={"skip_input": {"enum": ["activated", "input"]}},
     ),
+    "lipschitz_cnn": Entry("kafnets.models.lipschitz:LipschitzCNN", label="1-Lipschitz CNN", settings=_SIZES),
+    "lipschitz_mlp": Entry("kafnets.models.lipschitz:LipschitzMLP", label="1-Lipschitz MLP", settings=_SIZES),
 }
 
 # The rows of the thesis's ResNet20 table: weights in NAME.zip of the author, NAME.safetensors once converted.

@@ -9,7 +9,7 @@ from ..attacks.base import device_of, frozen, predict
 from ..registry import CERTIFICATES, lookup
 from ..runtime import checkpoint, turns
 from ..runtime.device import exact_convolutions
-from ..runtime.errors import UserError
+from ..runtime.errors import UserError, is_out_of_memory
 from ..runtime.progress import bar, duration, line
 from .entry import ABSTAINED, create_certificate
 
@@ -28,7 +28,7 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
         labels (Tensor): (N,) int64, the true classes.
         method (str): a key of :data:`kafnets.registry.CERTIFICATES`.
         settings (dict): the certificate's own, as config.yaml has them.
-        batch_size (int): images per forward pass, at most.
+        batch_size (int): images per forward pass, at most; halved as often as the device's memory asks for.
         progress (callable, optional): called after some images with how many are done, how many are left, and
             the share of those done that are certified at any radius as their label.
         memory (Memory, optional): where to go on after an interruption. An image that was certified before is
@@ -56,10 +56,13 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
         started = time.perf_counter()
         certificate = create_certificate(method, network, images.shape[1:], batch_size, settings)
         preparation = _seconds_since(started, device)
-        step = certificate.images_per_call or batch_size
         while first < len(images):
+            step = certificate.images_per_call or certificate.batch_size
             numbers = list(range(first, min(first + step, len(images))))
-            parts.append(_some(certificate, images, labels, numbers, device))
+            part = _in_memory(certificate, images, labels, numbers, device)
+            if part is None:
+                continue
+            parts.append(part)
             first, right = numbers[-1] + 1, right + _certified(parts[-1], labels)
             if progress is not None:
                 progress(first, len(images) - first, right / first)
@@ -70,10 +73,26 @@ def certify(network, images, labels, method, settings, *, batch_size=128, progre
         "norm": settings.get("norm", entry.norm),
         **_figures(columns, labels.cpu()),
         "facts": certificate.facts,
+        "batch_size": certificate.batch_size,
         "preparation_seconds": preparation,
         "seconds_per_image": float(columns["seconds"].mean()),
     }
     return figures, columns
+
+
+def _in_memory(certificate, images, labels, numbers, device):
+    """What :func:`_some` returns; None where the memory did not hold it: batches are half as large then."""
+    try:
+        return _some(certificate, images, labels, numbers, device)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or certificate.batch_size == 1:
+            raise
+    # out of the handler: its traceback holds the tensors of the failed pass
+    certificate.batch_size //= 2
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    line(f"out of memory: once more with {certificate.batch_size} images at a time")
+    return None
 
 
 def _some(certificate, images, labels, numbers, device):

@@ -56,7 +56,8 @@ class Certificate:
         network (nn.Module): images in [0, 1] to logits, in evaluation mode, without parameter gradients, on
             the device that shall compute. It is not to be changed.
         image_shape (tuple): of an image: channels, rows, columns.
-        batch_size (int): images per forward pass, at most; no effect on what is proved.
+        batch_size (int): images per forward pass, at most; no effect on what is proved. It becomes smaller
+            where the device's memory does not hold so many.
     """
 
     # at a time, so that what is done is not lost by an interruption; None: `batch_size`

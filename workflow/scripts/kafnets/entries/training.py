@@ -58,6 +58,16 @@ ADVERSARIES = {
     "pgd_at": _multi_step("pgd_at:PGDTraining", "PGD-AT"),
     "trades": _multi_step("trades:TRADES", "TRADES", beta=_WEIGHT),
     "mart": _multi_step("mart:MART", "MART", beta=_WEIGHT),
+    "ibp": Entry(
+        f"{_METHODS}.ibp:IBP",
+        label="IBP",
+        required=("eps",),
+        settings={
+            "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
+            "ramp": {"type": "integer", "minimum": 1, "maximum": 10_000},
+            "kappa": {"type": "number", "minimum": 0, "maximum": 1},
+        },
+    ),
     "gaussian": Entry(f"{_METHODS}.gaussian:Gaussian", label="Gaussian noise", required=("sigma",)),
     "smooth_adv": Entry(
         f"{_METHODS}.smooth_adv:SmoothAdv",
@@ -69,6 +79,23 @@ ADVERSARIES = {
             "radius": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
             "noises": {"type": "integer", "minimum": 1, "maximum": 100},
             "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
+        },
+    ),
+    # for certificates by Lipschitz constants
+    "lmt": Entry(
+        f"{_METHODS}.lmt:LipschitzMarginTraining",
+        label="LMT",
+        settings={
+            "c": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
+            "warm_up": {"type": "integer", "minimum": 0, "maximum": 10_000},
+        },
+    ),
+    "offset": Entry(
+        f"{_METHODS}.offset:OffsetCrossEntropy",
+        label="offset cross-entropy",
+        settings={
+            "offset": {"type": "number", "minimum": 0, "maximum": 1000},
+            "temperature": {"type": "number", "minimum": 0.001, "maximum": 1000},
         },
     ),
 }

@@ -4,7 +4,6 @@ import csv
 
 from ..attacks.base import default_batch_size
 from ..certification.certify import Memory, Progress, certify
-from ..evaluation.judge import in_memory
 from ..runtime import records
 from ..runtime.files import atomic_path, sha256, write_json
 from ..runtime.progress import line
@@ -38,18 +37,15 @@ def certify_once(load, dataset, settings, facts, record, images, device, *, titl
     def compute(facts, device, memory):
         progress = Progress(f"{name} of {title}")
         model, started = load(device), records.now()
-        (figures, columns), size = in_memory(
-            lambda size: certify(
-                model,
-                dataset.test_images,
-                dataset.test_labels,
-                settings.get("method"),
-                settings.get("arguments", {}),
-                batch_size=size,
-                progress=progress,
-                memory=memory,
-            ),
-            batch_size or default_batch_size(device),
+        figures, columns = certify(
+            model,
+            dataset.test_images,
+            dataset.test_labels,
+            settings.get("method"),
+            settings.get("arguments", {}),
+            batch_size=batch_size or default_batch_size(device),
+            progress=progress,
+            memory=memory,
         )
         progress.close()
         line(
@@ -64,7 +60,6 @@ def certify_once(load, dataset, settings, facts, record, images, device, *, titl
                 "kind": "certification",
                 **{key: settings.get(key) for key in IDENTITY},
                 **figures,
-                "batch_size": size,
                 "peak_memory_bytes": records.peak_memory_bytes(device),
                 "environment": records.environment(device),
                 "started": started,

@@ -1,6 +1,7 @@
 """Finished certifications, read and checked, and what follows from their images' radii; needs no torch."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,8 +113,8 @@ def shown_radius(certificate):
 def compared(certificate, settings):
     """The attack beside which a certificate is shown, and the radius at which.
 
-    An attack of the certificate's norm, at that attack's radius: the headline, or the first there is. Where
-    there is none, the headline, in another norm.
+    An attack of the certificate's norm, at that attack's radius, or the largest that the certificate tries:
+    one of that radius, else the headline, else the first there is. Where none has its norm, the headline.
 
     Args:
         certificate (dict): as of :func:`shown_radius`.
@@ -125,15 +126,17 @@ def compared(certificate, settings):
     balls, headline = settings["balls"], settings["headline"]
     if headline not in balls and settings["worst_case"]:
         balls = {headline: balls[settings["worst_case"][0]], **balls}
-    first = {headline: balls[headline], **balls} if headline in balls else balls
-    same = next((name for name, (norm, _) in first.items() if norm == certificate["norm"]), None)
-    attack = headline if same is None else same
+    if headline in balls:
+        balls = {headline: balls[headline], **balls}
     radius, written = shown_radius(certificate)
-    if same is not None:
-        radius = first[same][1]
-        written = _written(certificate["norm"], radius)
-    against = f"{NORMS[first[attack][0]]} {_written(*first[attack])}" if attack in first else "no radius"
-    return attack, radius, f"{attack} ({against}), certified at {NORMS[certificate['norm']]} {written}"
+    same = {name: eps for name, (norm, eps) in balls.items() if norm == certificate["norm"]}
+    most = radius if certificate["arguments"].get("eps") is not None else math.inf
+    attack = next((name for name, eps in same.items() if eps == most), next(iter(same), headline))
+    if attack in same and same[attack] <= most:
+        radius, written = same[attack], _written(certificate["norm"], same[attack])
+    against = f"{NORMS[balls[attack][0]]} {_written(*balls[attack])}" if attack in balls else "no radius"
+    norm = NORMS[certificate["norm"]]
+    return attack, radius, f"{attack} ({against}), certified at {norm} {written}"
 
 
 def _written(norm, radius):

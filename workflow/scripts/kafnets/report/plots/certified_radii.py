@@ -30,7 +30,7 @@ def draw(found, settings):
         panel.set_title(f"{name}, {_images(grouped[name])} images", loc="left")
         panel.set_xlabel(f"{certificates.NORMS[norm]} radius" + ("" if norm == "l2" else " (in 1/255)"))
         panel.set_ylim(bottom=0)
-    _same_ends(axes.flat, [settings["certificates"][name]["norm"] for name in names])
+    _same_ends(list(axes.flat), [settings["certificates"][name]["norm"] for name in names])
     for row in axes:
         row[0].set_ylabel("Certified accuracy (%)")
     style.legend(drawn, axes[0, 0], 8 if columns > 1 else 4)
