@@ -30,7 +30,7 @@ def read_variables(index, data):
         return dict(_variables(table, content))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read: {error.strerror}") from None
-    except (struct.error, IndexError, ValueError, UnicodeDecodeError) as error:
+    except (struct.error, IndexError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"{index}: not a table of saved variables, or damaged ({error})") from None
 
 
