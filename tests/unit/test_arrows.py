@@ -15,10 +15,12 @@ WINGS = [
     {"models"},
     {"attacks", "published"},
     {"certification"},
-    {"training", "evaluation", "detection"},
-    {"diagnostics"},
+    {"training", "evaluation", "detection", "archives"},
+    {"diagnostics", "model_zoo", "recording"},
     {"report"},
     {"pipeline"},
+    {"command"},
+    {"__main__"},
 ]
 HEIGHT = {wing: height for height, wings in enumerate(WINGS) for wing in wings}
 

@@ -381,6 +381,21 @@ def test_the_library_comes_before_a_users_folder(of):
     )
 
 
+def test_what_a_record_tells_and_which_names_are_exported_does_not_count(monkeypatch):
+    """A change of these two files, and of no other, leaves a training as it was made."""
+    before, checksum_of = code.checksum("train.py"), code._checksum_of
+
+    def after(*edited):
+        changed = {code.SCRIPTS / "kafnets" / name for name in edited}
+        monkeypatch.setattr(
+            code, "_checksum_of", lambda path: "edited" if path in changed else checksum_of(path)
+        )
+        return code.checksum("train.py")
+
+    assert after("__init__.py", "runtime/records.py") == before
+    assert after("runtime/files.py") != before and after("models/__init__.py") != before
+
+
 def test_what_the_registry_says_of_a_name_counts():
     kaf, elu = registry.ACTIVATIONS["kaf"], registry.ACTIVATIONS["kaf_elu"]
     assert code.of_step("train.py", [kaf]) != code.of_step("train.py", [elu])

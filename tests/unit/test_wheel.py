@@ -111,6 +111,13 @@ def test_the_documentation_shows_what_runs(plain, tmp_path):
     assert (tmp_path / "model.safetensors").is_file()
 
 
+def test_the_command_is_installed_with_its_index(plain, tmp_path):
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+    command = [plain.with_name("kafnets"), "list", "models"]
+    said = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0 and "published/kaf_elu" in said.stdout, said.stderr
+
+
 TRY = """
 import importlib, json
 import torch

@@ -84,6 +84,18 @@ ELSEWHERE = {
     "python workflow/scripts/print_tables.py --output results": (
         "tests/unit/test_tables.py::test_the_scripts_write_and_print_the_table"
     ),
+    "kafnets evaluate --model my_module:build --weights mine.pt --data cifar10 --output results/mine": (
+        "tests/unit/test_command.py::test_the_commands_of_the_page"
+    ),
+    "kafnets table results/mine/pgd.json": "tests/unit/test_command.py::test_the_commands_of_the_page",
+    "kafnets verify results/mine/pgd.json": "tests/unit/test_command.py::test_the_commands_of_the_page",
+    "kafnets verify results/evaluations/vgg/relu/seed0/pgd.json": (
+        "tests/unit/test_command.py::test_a_record_of_the_pipeline_finds_its_files"
+    ),
+    "python -m kafnets": "tests/unit/test_command.py::test_as_a_process",
+    "snakemake --cores 8 --configfile judged.yaml": (
+        "tests/workflow/test_recipes.py::test_the_example_of_ones_own_networks"
+    ),
     "pip install .": "the package: tests/unit/test_wheel.py",
     "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
     " results/data/cifar10.safetensors --record again.json --verdicts again.safetensors": (

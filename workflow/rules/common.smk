@@ -22,6 +22,7 @@ from kafnets.config.reading import check_keys, check_locale, typed
 from kafnets.config.slices import (
     card_settings,
     evaluation_settings,
+    expanded,
     iterated_attack,
     lr_range_settings,
     table_settings,
@@ -79,6 +80,7 @@ try:
     for path in workflow.configfiles:
         check_keys(path)
     update_config(config, typed(dict(workflow.config_settings.config)))
+    config.update(expanded(config))
     validate(
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",

@@ -177,6 +177,7 @@ OWN_TABLES = {
     "architectures": ARCHITECTURES,
     "attack_methods": ATTACKS,
     "datasets": DATASETS,
+    "networks": ARCHITECTURES,  # with weights: nothing of them is trained
 }
 
 
@@ -186,8 +187,8 @@ def is_trainable(activation):
 
 
 def label(activation):
-    """The name of an activation in print."""
-    entry = ACTIVATIONS.get(activation)
+    """The name of an activation in print, or of a network of the user's own that stands in its place."""
+    entry = ACTIVATIONS.get(activation) or _own("networks", ARCHITECTURES).get(activation)
     return entry.label if entry and entry.label else activation
 
 
@@ -218,18 +219,21 @@ def adopt(config, folders=()):
     Raises:
         UserError: for what is no entry, or has the name of one that comes with the repository.
     """
-    for kind, table in OWN_TABLES.items():
+    for table in OWN_TABLES.values():
         for name in [name for name, entry in table.items() if entry.own]:
             del table[name]
+    for kind, table in OWN_TABLES.items():
         for name, facts in (config.get(kind) or {}).items():
             if name in table:
-                raise UserError(f"{kind}.{name}: comes with the repository; write another name")
+                raise UserError(f"{kind}.{name}: is taken; write another name")
             table[name] = _own_entry(f"{kind}.{name}", facts, folders)
 
 
 def _own_entry(where, facts, folders):
     try:
         place = {"folder": folder_of(facts["target"], folders), **facts}
+        if "weights" in facts:
+            place["weights"] = file_of(facts["weights"], folders)
         lists = {key: tuple(value) for key, value in place.items() if isinstance(value, list)}
         return Entry(**{**place, **lists, "own": True})
     except (TypeError, KeyError, AttributeError) as error:
@@ -245,12 +249,27 @@ def folder_of(target, folders):
     return ""
 
 
+def file_of(name, folders):
+    """The path of a file in the first of some folders that has it; the name itself when none has."""
+    found = (Path(folder) / name for folder in folders)
+    return next((str(path.resolve()) for path in found if path.is_file()), name)
+
+
 def own_names():
     """The user's own names, in a form that :func:`adopt` takes in another process."""
     return {
-        kind: {name: entry.facts() for name, entry in table.items() if entry.own}
+        kind: {name: entry.facts() for name, entry in own.items()}
         for kind, table in OWN_TABLES.items()
-        if any(entry.own for entry in table.values())
+        if (own := _own(kind, table))
+    }
+
+
+def _own(kind, table):
+    """The user's own entries of a kind: networks share the table of architectures, and have weights."""
+    return {
+        name: entry
+        for name, entry in table.items()
+        if entry.own and bool(entry.weights) == (kind == "networks")
     }
 
 

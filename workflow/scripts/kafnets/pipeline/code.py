@@ -5,7 +5,8 @@ module of the library that it imports, what these import, and so on; imports ins
 that are looked up in the registry when the script runs (its activation, architecture, attack ...) are not
 imported anywhere: the modules that define them are given beside the script.
 
-Comments, docstrings and the layout of Python files do not count; other files (C++) count as they are.
+Comments, docstrings and the layout of Python files do not count; other files (C++) count as they are. What
+only says what there is, or what a record tells, does not count either.
 """
 
 import ast
@@ -15,6 +16,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ..entry import BUILDER
 from ..registry import ACTIVATIONS
 
 LIBRARY = "kafnets"
@@ -22,6 +24,13 @@ SCRIPTS = Path(__file__).resolve().parents[2]
 _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
+# What they say is no part of any result: which names the library exports, what a record tells of its making.
+# A change of them makes nothing stale; their checksums are taken for those of the time when this was decided,
+# which made nothing stale either.
+_NO_PART = {
+    LIBRARY: "9d2f0fef6cfbbbc2a0c9fbb37814ae4775a959fdf54e9279a1c542438a13ec5c",
+    f"{LIBRARY}.runtime.records": "f9edf51b1dcf46bc4a4c6481c617664e5888c75c1e0f4c3298a88bb078218a4a",
+}
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
@@ -45,14 +54,20 @@ def of_step(script, entries=()):
 
 
 def _said(entry):
-    """What an entry says that results depend on; a decay only where there is one."""
+    """What an entry says that results depend on; a decay, and a network's facts, only where there are any.
+
+    The weights of a user's own network count by their content, an input of the step that reads them.
+    """
     decay = (entry.decay,) if entry.decay else ()
-    return entry.target, sorted(entry.arguments.items()), entry.per, *decay
+    network = (entry.key, entry.mean, entry.std) if entry.weights else ()
+    return entry.target, sorted(entry.arguments.items()), entry.per, *decay, *network
 
 
 def modules_of(entries):
     """The dotted names of the modules in which entries of the registry have their code."""
+    entries = list(entries)
     targets = [target for entry in entries for target in (entry.target, entry.backend) if target]
+    targets += [BUILDER for entry in entries if entry.weights]
     return tuple(sorted({target.partition(":")[0] for target in targets}))
 
 
@@ -76,7 +91,7 @@ def checksum(script, modules=(), beside=()):
     """
     digest = hashlib.sha256()
     for name, path in files(script, tuple(sorted(set(modules))), beside):
-        digest.update(f"{name}\0{_checksum_of(path)}\0".encode())
+        digest.update(f"{name}\0{_NO_PART.get(name) or _checksum_of(path)}\0".encode())
     return digest.hexdigest()
 
 

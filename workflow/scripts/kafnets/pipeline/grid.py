@@ -27,8 +27,9 @@ class Grid:
         self.config, self.out = config, config["output"]
         self.run, self.attacks = config["run"], config["evaluation"]["run"]
         self.cells = slices.cells(config)
-        self.published = [name for name in config["experiments"] if slices.is_published(config, name)]
-        self.trained = [name for name in config["experiments"] if name not in self.published]
+        self.trained = [name for name in config["experiments"] if not slices.is_given(config, name)]
+        self.own = [name for name in config["experiments"] if slices.is_own(config, name)]
+        self.published = [name for name in config["experiments"] if name not in (*self.trained, *self.own)]
         # each with its checksum beside it, which who reads it compares: every table is made of these two
         self.manifest_file, self.summary = f"{self.out}/manifest.jsonl", f"{self.out}/summary.csv"
         # the pictures of an activation show the network of its first seed
@@ -49,7 +50,7 @@ class Grid:
         history = {"history": f"{folder}/history.csv"}
         return {
             "model": f"{folder}/model.safetensors",
-            **({} if cell[0] in self.published else history),
+            **(history if cell[0] in self.trained else {}),
             "record": f"{folder}/record.json",
         }
 
@@ -113,8 +114,8 @@ class Grid:
             found += [f"{self.out}/plots/{name}/{kind}.pdf" for kind in kinds]
         # the learned shapes of the first seed
         for name, activation, seed in self.cells:
-            entry = registry.ACTIVATIONS[activation]
-            if entry.learns and entry.elementwise and seed == self.config["seeds"][0]:
+            entry = registry.ACTIVATIONS.get(activation)
+            if entry and entry.learns and entry.elementwise and seed == self.config["seeds"][0]:
                 found.append(f"{self.out}/plots/{name}/kafs_{activation}_seed{seed}.pdf")
         return found
 
@@ -264,7 +265,7 @@ class Grid:
             "experiment": experiment,
             "activation": activation,
             "seed": seed,
-            "architecture": self.config["experiments"][experiment]["architecture"],
+            "architecture": slices.architecture_of(self.config, experiment, activation),
             "dataset": self.config["experiments"][experiment]["dataset"],
             "training_record": files["record"],
             "history": files.get("history"),
@@ -344,5 +345,7 @@ class Grid:
         return code.of_step("prepare_data.py", [registry.DATASETS[wildcards.dataset]])
 
     def _network(self, wildcards, *activations):
+        if wildcards.experiment in self.own:
+            return [registry.ARCHITECTURES[name] for name in activations]
         architecture = registry.ARCHITECTURES[self.experiment(wildcards)["architecture"]]
         return [architecture, *(registry.ACTIVATIONS[name] for name in activations)]

@@ -1,7 +1,7 @@
 """What the captions of the tables say, in plain text."""
 
 from .. import registry
-from ..config.slices import WORST_CASE, ball
+from ..config.slices import OWN_WEIGHTS, WORST_CASE, ball
 from ..diagnostics.checks import CHECKS
 from ..diagnostics.checks import LEVEL as CARD_LEVEL
 from ..registry import label
@@ -75,6 +75,8 @@ def results(rows, settings, attacks, numbers, marked, published, has_beside, sai
             "differs from the published columns differs by the measurement alone. Robustness counts an image "
             "that no restart turned from its true label; the published one is that of the thesis protocol."
         )
+    if settings.get("weights") == OWN_WEIGHTS:
+        sentences.append("The networks are given, and nothing was trained here.")
     if has_beside:
         sentences.append(
             f"{settings['beside']['title']}: the same weights, every step of a KAF's formula rounded to "

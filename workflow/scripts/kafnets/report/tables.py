@@ -5,7 +5,7 @@ Here is decided what stands in the tables; `captions` says what it means, `types
 
 from dataclasses import dataclass
 
-from ..config.slices import WORST_CASE
+from ..config.slices import OWN_WEIGHTS, WORST_CASE
 from ..registry import label
 from ..runtime.errors import optional
 from . import captions, differences, marks, statistics, typesetting
@@ -97,7 +97,7 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         caption=captions.results(
             rows, settings, attacks, numbers, by_label, published, len(beside) > 0, said_of_differences
         ),
-        columns=(Column("Activation"), *(Column(column.head, column.group) for column in columns)),
+        columns=(Column(_first_head(settings)), *(Column(column.head, column.group) for column in columns)),
         rows=tuple(zip(names, *cells, strict=True)),
         records=tuple(
             _record(name, marks.overfitting(found), marked[name], columns, numbers)
@@ -105,6 +105,10 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         ),
         breaks_heads=True,
     )
+
+
+def _first_head(settings):
+    return "Network" if settings.get("weights") == OWN_WEIGHTS else "Activation"
 
 
 def _columns_of_attacks(rows, settings):
