@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from ..config.slices import WORST_CASE
 from ..registry import label
 from ..runtime.errors import optional
-from . import captions, differences, marks, statistics, typesetting
-from .summary import clean_accuracy, over_seeds, trade_off
+from . import captions, differences, marks, typesetting
+from .summary import clean_accuracy, in_percent, over_seeds, trade_off
 from .typesetting import NOT_RUN, Cell, Column, Table
 
 OURS, PUBLISHED = "This run", "Published"
@@ -157,7 +157,7 @@ def _numbers(rows, beside, columns, settings, published):
             figures = pandas.DataFrame({"percent": pandas.DataFrame(published["results"]).loc[quantity]})
         else:
             source = rows if column.group == OURS else beside
-            figures = _percent(
+            figures = in_percent(
                 clean_accuracy(source, settings["headline"])
                 if column.attack is None
                 else over_seeds(source, column.attack)
@@ -165,20 +165,6 @@ def _numbers(rows, beside, columns, settings, published):
         found[column.key] = figures.reindex(index=settings["activations"], columns=_FIGURES)
     numbers = pandas.concat(found, names=["column", "activation"])
     return numbers.fillna({"seeds": 0}).astype({"seeds": int})
-
-
-def _percent(accuracy):
-    """The figures of a column, of means over seeds (`summary.over_seeds`)."""
-    intervals = [
-        statistics.wilson(mean * examples, examples)
-        for mean, examples in zip(accuracy["mean"], accuracy["examples"], strict=True)
-    ]
-    return accuracy.assign(
-        percent=100 * accuracy["mean"],
-        deviation=100 * accuracy["std"],
-        low=[100 * interval.low for interval in intervals],
-        high=[100 * interval.high for interval in intervals],
-    )
 
 
 def _unfit(columns, numbers, chance):
