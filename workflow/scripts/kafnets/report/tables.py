@@ -34,6 +34,8 @@ class _Numbers:
 def texts(rows, runs, experiment, settings, published=None, missing=None, failed=None):
     """All tables of one experiment, as texts by the end of their files' names: ".tex", "_attacks.csv", ...
 
+    There is one of differences where there is more than one activation.
+
     Args:
         rows: of the summary, those of other experiments too.
         runs: of the manifest.
@@ -46,8 +48,9 @@ def texts(rows, runs, experiment, settings, published=None, missing=None, failed
     found = {
         "": build(rows, experiment, settings, published, said, failed),
         "_attacks": by_attack(rows, experiment, settings),
-        "_differences": of_differences(tested, experiment, settings),
     }
+    if len(settings["activations"]) > 1:
+        found["_differences"] = of_differences(tested, experiment, settings)
     kinds = {
         ".tex": typesetting.to_tex,
         ".csv": typesetting.to_csv,
@@ -85,8 +88,7 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         name: marks.of(found, settings, tuple((failed or {}).get(name, ())))
         for name, found in of_activation.items()
     }
-    unfit = _unfit(columns, numbers, 100 * marks.chance(rows))
-    unfit[OURS] |= {name for name, found in of_activation.items() if marks.share_without_gradient(found)}
+    unfit = {OURS: _unfit(rows, settings), settings.get("beside", {}).get("title"): _unfit(beside, settings)}
     best = _best_trade_off(numbers, unfit[OURS])
     cells = [_cells(column, numbers.loc[column.key], unfit, best, published) for column in columns]
     names = [_name(name, marked[name]) for name in settings["activations"]]
@@ -95,7 +97,7 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         name=experiment,
         title=settings["title"],
         caption=captions.results(
-            rows, settings, attacks, numbers, by_label, published, len(beside) > 0, said_of_differences
+            rows, settings, attacks, numbers, by_label, published, len(beside) > 0, said_of_differences, cells
         ),
         columns=(Column("Activation"), *(Column(column.head, column.group) for column in columns)),
         rows=tuple(zip(names, *cells, strict=True)),
@@ -167,14 +169,9 @@ def _numbers(rows, beside, columns, settings, published):
     return numbers.fillna({"seeds": 0}).astype({"seeds": int})
 
 
-def _unfit(columns, numbers, chance):
-    """Of each group of columns the activations whose accuracy, the group's first column, is not above chance:
-    what stands there is the best of nothing."""
-    unfit = {}
-    for column in columns:
-        low = numbers.loc[column.key, "low"]
-        unfit.setdefault(column.group, set(low.index[low <= chance]))
-    return unfit
+def _unfit(rows, settings):
+    """The activations with a network of which nothing may be called the best."""
+    return {name for name in settings["activations"] if marks.is_unfit(rows[rows["activation"] == name])}
 
 
 def _best_trade_off(numbers, unfit):

@@ -1,5 +1,7 @@
 """Accuracy and robustness of each class: which images an attack finds easy."""
 
+import itertools
+
 import matplotlib
 import numpy
 
@@ -8,7 +10,9 @@ from ..typesetting import NOT_RUN
 from . import panels, style
 
 CELL = 0.42  # inches, the height of a row
-MANY = 20  # more classes than this have cells too narrow for numbers; colours tell them, and every so many names
+MANY = (
+    20  # more classes than this have cells too narrow for numbers; colours tell them, and every so many names
+)
 
 
 def draw(shares, classes, counts):
@@ -47,7 +51,11 @@ def draw(shares, classes, counts):
 
 def _images(counts):
     fewest, most = min(counts), max(counts)
-    return f"{fewest:,} test image{'s' * (most != 1)}" if fewest == most else f"{fewest:,} to {most:,} test images"
+    return (
+        f"{fewest:,} test image{'s' * (most != 1)}"
+        if fewest == most
+        else f"{fewest:,} to {most:,} test images"
+    )
 
 
 def _name(drawn, panel, classes):
@@ -65,4 +73,4 @@ def _run_together(drawn, panel):
     drawn.draw_without_rendering()
     renderer = drawn.canvas.get_renderer()
     boxes = [text.get_window_extent(renderer) for text in panel.get_xticklabels()]
-    return any(one.x1 + 1 > other.x0 for one, other in zip(boxes[:-1], boxes[1:], strict=True))
+    return any(one.x1 + 1 > other.x0 for one, other in itertools.pairwise(boxes))

@@ -5,7 +5,7 @@ import numpy
 # All lengths in points (1/72 inch).
 HIDDEN = 4.0  # markers nearer than this hide each other
 APART = 6.5  # and stand so far apart instead
-SAME = 1.5  # dots of lines nearer than this are one
+SAME = 0.75  # dots of lines nearer than this are one
 RING, WIDER = 3.2, 2.6  # diameter of the first ring around them, and how much wider the next one is
 
 

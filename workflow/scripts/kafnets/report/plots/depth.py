@@ -66,7 +66,11 @@ def _why(of_layers, missing):
     """What the gaps of a line stand for."""
     count = sum(missing)
     where = "every layer" if count == len(missing) else f"{count} layer{'s' * (count > 1)}"
-    kinds = {"none, or not finite" if value is None else "0" for value, gap in zip(of_layers, missing, strict=True) if gap}
+    kinds = {
+        "none, or not finite" if value is None else "0"
+        for value, gap in zip(of_layers, missing, strict=True)
+        if gap
+    }
     return f"{' or '.join(sorted(kinds))} in {where}"
 
 

@@ -66,10 +66,12 @@ def _curve(panel, activation, seeds, column, factor):
     finite = together[numpy.isfinite(together).all(axis=1)]
     epochs, values = finite.index.to_numpy(), factor * finite.to_numpy().T
     if len(finite):
-        sparse = len(finite) < len(together) or len(finite) < FEW
-        dots = {"marker": ".", "markersize": 4} if sparse else {}
-        joined = {} if len(finite) >= FEW else {"linestyle": "none"}
-        panel.plot(epochs, values.mean(axis=0), **{**style.line(activation), **joined}, **dots)
+        look = style.line(activation)
+        if len(finite) < FEW:
+            look |= {"linestyle": "none", "marker": style.marker(activation)["marker"], "markersize": 4}
+        elif len(finite) < len(together):
+            look |= {"marker": ".", "markersize": 4}
+        panel.plot(epochs, values.mean(axis=0), **look)
         if len(seeds) > 1:
             band = {"color": style.colour(activation), "alpha": 0.15, "linewidth": 0}
             panel.fill_between(epochs, values.min(axis=0), values.max(axis=0), **band)

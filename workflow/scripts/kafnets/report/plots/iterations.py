@@ -2,7 +2,7 @@
 
 import numpy
 
-from . import coinciding, panels, style
+from . import coinciding, noise, panels, style
 
 
 def draw(curves, robust, examples):
@@ -31,7 +31,7 @@ def draw(curves, robust, examples):
         panel.set_xlabel("Iteration")
         panel.xaxis.get_major_locator().set_params(integer=True)
         panels.percent(panel)
-    whole.set_ylabel(f"Robust accuracy (%), {style.reach(examples)}")
+    whole.set_ylabel(f"Robust accuracy (%)\n{noise.reach(examples)}")
     style.legend(drawn, 8)
     coinciding.rings(drawn)
     _restarts(drawn, end, ends)
@@ -44,4 +44,6 @@ def _restarts(drawn, panel, ends):
     moves -= moves.min(axis=0, initial=0) * (1, 0)  # not back over the curves
     for (activation, place), move in zip(ends.items(), moves, strict=True):
         moved = style.moved(panel, move)
-        panel.scatter(*place, linewidths=0, zorder=3, transform=moved, clip_on=False, **style.marker(activation))
+        panel.scatter(
+            *place, linewidths=0, zorder=3, transform=moved, clip_on=False, **style.marker(activation)
+        )

@@ -10,7 +10,8 @@ from . import panels, style
 def draw(card, tensors):
     """A panel a layer: the distribution of its outputs on clean and on attacked images, log scale.
 
-    Beside its name the L2 distance between the two outputs, relative to the clean one's norm, mean over images.
+    Beside its name the L2 distance between the two outputs, relative to the clean one's norm, mean over
+    images.
 
     Args:
         card: of one network.
@@ -34,7 +35,9 @@ def draw(card, tensors):
         panels.log(panel)
         name = f"layer {number + 1}" if layer["name"].isdigit() else layer["name"]
         panel.set_title(f"{name}: {layer['relative_distance']:.2f}", loc="left", fontsize=7, pad=2)
-    explained = "beside each name: L2 distance of clean and attacked outputs, relative to the clean one's norm"
+    explained = (
+        "beside each name: L2 distance of clean and attacked outputs, relative to the clean one's norm"
+    )
     drawn.supxlabel(f"Output\n({explained})", fontsize=8)
     drawn.supylabel("Share of values (%)", fontsize=8)
     style.legend(drawn, 2, "upper")

@@ -52,7 +52,9 @@ def write(drawn, axes, points, bars=(), occupied=(), size=7, signs=None):
     frame = Bbox(axes.get_window_extent(renderer).get_points() * scale)
 
     options = [_options(centre, size) for centre, size in zip(centres, sizes, strict=True)]
-    fixed = [[cost + _fixed_cost(box, frame, markers, boxes_of_bars) for cost, box in ring] for ring in options]
+    fixed = [
+        [cost + _fixed_cost(box, frame, markers, boxes_of_bars) for cost, box in ring] for ring in options
+    ]
     chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
     for _ in range(SWEEPS):
         before = list(chosen)

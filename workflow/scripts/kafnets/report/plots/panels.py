@@ -6,6 +6,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import FuncFormatter, Locator, MaxNLocator, NullFormatter
 
 QUIET = "#595959"  # of words beside the data: seven times as dark as white
+STEPS = [1, 2, 2.5, 5, 10]  # between ticks
 READABLE = 4.5  # the least contrast of small print (WCAG 2.2, criterion 1.4.3)
 
 
@@ -33,7 +34,7 @@ class PlainLog(Locator):
         powers = range(floor(log10(low)), ceil(log10(high)) + 1)
         fine = _between((step * 10.0**power for power in powers for step in (1, 2, 5)), low, high)
         if len(fine) < 3:
-            return _between(MaxNLocator(self.most - 1).tick_values(low, high), low, high)
+            return _between(MaxNLocator(self.most - 1, steps=STEPS).tick_values(low, high), low, high)
         if len(fine) <= self.most:
             return fine
         decades = _between((10.0**power for power in powers), low, high)
@@ -98,7 +99,7 @@ def limits(panel, which="y", *, least, low=-inf, high=inf, margin=0.05):
 def percent(panel, which="y", *, least=10.0, margin=0.05):
     """Limits and ticks of an axis of percentages, see :func:`limits`."""
     limits(panel, which, least=least, low=0, high=100, margin=margin)
-    getattr(panel, f"{which}axis").set_major_locator(_Shares("auto", steps=[1, 2, 2.5, 5, 10]))
+    getattr(panel, f"{which}axis").set_major_locator(_Shares("auto", steps=STEPS))
 
 
 def _drawn(panel, which):
@@ -137,9 +138,19 @@ def dark(colour):
 
 
 def say(panel, words, centred=False):
-    """Says in a panel what it does not show: in its lower left corner, or in the middle of an empty one."""
-    place = (0.5, 0.5, "center", "center") if centred else (0.01, 0.02, "left", "bottom")
-    x, y, across, up = place
-    options = {"transform": panel.transAxes, "fontsize": 6, "color": QUIET, "zorder": 6}
-    ground = {"boxstyle": "square,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    panel.text(x, y, words, ha=across, va=up, linespacing=1.15, bbox=ground, **options)
+    """Says in a panel what it does not show: below the data, or in the middle of an empty one."""
+    options = {"transform": panel.transAxes, "fontsize": 6, "color": QUIET, "linespacing": 1.15, "zorder": 6}
+    if centred:
+        panel.text(0.5, 0.5, words, ha="center", va="center", **options)
+        return
+    height = panel.get_position().height * panel.figure.get_figheight() * 72  # in points, nearly
+    _make_room(panel, min((4 + 8 * (1 + words.count("\n"))) / height, 0.6))
+    panel.text(0.01, 0.02, words, ha="left", va="bottom", **options)
+
+
+def _make_room(panel, share):
+    """Lowers the lower end of a panel, so that nothing drawn lies in that share of its height."""
+    scale = panel.yaxis.get_transform()
+    low, high = scale.transform(panel.get_ylim())
+    ends = scale.inverted().transform([low - share / (1 - share) * (high - low), high])
+    panel.set_ylim(*ends)

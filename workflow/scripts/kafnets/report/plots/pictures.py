@@ -14,7 +14,7 @@ WRONG = "#b2182b"
 
 
 def gallery(card, tensors):
-    """A column an image: as it is, as the attack left it, and the difference, of which ±eps is the whole range.
+    """A column an image: as it is, as the attack left it, and the difference, whose whole range is ±eps.
 
     Above the first two stand the network's answer and its confidence, red where it is wrong; the true class
     where that is not what the network said at first.
@@ -40,7 +40,9 @@ def gallery(card, tensors):
             axes[row, column].set_title(words, color=colour, pad=3, fontsize=7)
     for row, name in enumerate(("Image", "Attacked", "Difference")):
         axes[row, 0].set_ylabel(name)
-    drawn.supxlabel(f"answer: confidence, red: wrong\ndifference: grey 0,\nblack and white ∓ε, ε = {eps}", fontsize=6)
+    drawn.supxlabel(
+        f"answer: confidence, red: wrong\ndifference: grey 0,\nblack and white ∓ε, ε = {eps}", fontsize=6
+    )
     return drawn
 
 
@@ -53,8 +55,8 @@ def saliency(cards, tensors):
     """A row an image: the image, and the gradient of the loss there for one network after the other.
 
     Networks that were trained without an adversary come first. Each gradient is centred on its mean, cut off
-    at `CUT` standard deviations and stretched to [0, 1]. Beneath it stands the alignment of image and gradient,
-    in the head, its mean over the card's images.
+    at `CUT` standard deviations and stretched to [0, 1]. Beneath it stands the alignment of image and
+    gradient, in the head its mean over the card's images.
 
     Args:
         cards: of networks judged on the same images.
@@ -74,7 +76,9 @@ def saliency(cards, tensors):
         _picture(axes[row, 0], image)
         for column, i in enumerate(order, 1):
             _picture(axes[row, column], _stretched(tensors[i]["first_gradients"][row]))
-            axes[row, column].set_xlabel(f"α {tensors[i]['first_alignments'][row]:.2f}", fontsize=6, labelpad=1)
+            axes[row, column].set_xlabel(
+                f"α {tensors[i]['first_alignments'][row]:.2f}", fontsize=6, labelpad=1
+            )
     for column, i in enumerate(order, 1):
         kind = "clean-trained" if cards[i].training == "none" else "robust"
         mean = cards[i].figures["alignment"]

@@ -2,7 +2,7 @@
 
 import numpy
 
-from . import coinciding, panels, style
+from . import coinciding, noise, panels, style
 
 
 def draw(cards):
@@ -28,7 +28,7 @@ def draw(cards):
     by_radius.set_xticks(_apart(radii, eps), [f"{radius:g}" for radius in _apart(radii, eps)])
     by_radius.set_xlim(0, radii[-1] * 1.03)
     by_radius.set_xlabel("Radius ε (in 1/255; square-root scale)")
-    by_radius.set_ylabel(f"Robust accuracy (%), {style.reach(first.figures['examples'])}")
+    by_radius.set_ylabel(f"Robust accuracy (%)\n{noise.reach(first.figures['examples'])}")
     by_radius.set_title("PGD, one random start", loc="left")
     last = len(first.figures["accuracy_by_iteration"]) - 1
     by_iteration.set_xscale("symlog", linthresh=10, subs=[1.0])
@@ -57,7 +57,7 @@ def _mark(panel, place):
 
 
 def _apart(radii, always):
-    """Those of the radii whose numbers do not run into each other on a square-root scale, `always` among them."""
+    """Radii whose numbers do not run into each other on a square-root scale, `always` among them."""
     least = 0.06 * radii[-1] ** 0.5
     chosen = [radius for radius in (always, radii[-1]) if radius in radii]
     for radius in radii:

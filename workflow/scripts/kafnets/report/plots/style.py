@@ -12,7 +12,6 @@ from matplotlib.transforms import ScaledTranslation
 
 from ...registry import ACTIVATIONS, label
 from ...runtime.files import atomic_path
-from .. import statistics
 from . import panels
 
 COLUMN = 3.5  # inches: one column of a two-column page
@@ -151,12 +150,6 @@ def moved(panel, move):
     """The transform of a panel's data that puts a marker aside, by so many points to the right and up."""
     across, up = move
     return panel.transData + ScaledTranslation(across / 72, up / 72, panel.figure.dpi_scale_trans)
-
-
-def reach(examples):
-    """How many images stand behind the points of a curve, and how far off chance alone may put one of them."""
-    widest = statistics.wilson(examples / 2, examples)
-    return f"{examples:,} images: 95 % within ±{50 * (widest.high - widest.low):.2g}"
 
 
 def point_key(name, marker, **options):

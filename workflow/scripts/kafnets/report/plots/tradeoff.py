@@ -54,10 +54,13 @@ def draw(rows, settings, published=None):
     drawn, axes = style.figure(style.COLUMN if len(shown) == 1 else style.PAGE, 3.4, 1, len(shown))
     for panel, one in zip(axes[0], shown, strict=True):
         _frame(panel, one)
+        _say(panel, one, settings)
+        _equal_trade_off(panel)
         panel.set_xlabel("Accuracy (%)")
         panel.set_ylabel(one.quantity if len(shown) > 1 else "Robustness (%)")
-        _say(panel, one, settings)
-    chance = [name for name in settings["activations"] if marks.any_at_chance(rows[rows["activation"] == name])]
+    chance = [
+        name for name in settings["activations"] if marks.any_at_chance(rows[rows["activation"] == name])
+    ]
     _legend(drawn, rows, published, chance)
     names.fix(drawn)
     for panel, one in zip(axes[0], shown, strict=True):
@@ -127,12 +130,11 @@ def _bar(figures):
 
 
 def _frame(panel, shown):
-    """Limits around all points and bars, and the curves within them."""
+    """Limits around all points and bars."""
     ends = [end for point in shown.ours.values() for bar in point.bars for end in bar]
     panel.update_datalim([*ends, *shown.theirs.values()])
     for which in ("x", "y"):
         panels.percent(panel, which, least=4, margin=0.1)
-    _equal_trade_off(panel)
 
 
 def _write(drawn, panel, shown, signs):
@@ -172,7 +174,7 @@ def _ours(panel, name, point, move):
 
 
 def _equal_trade_off(panel):
-    """Curves of equal harmonic mean h, y = h x / (2 x - h), over what the panel shows; h at their right end."""
+    """Curves of equal harmonic mean h, y = h x / (2 x - h), over what the panel shows; h at their ends."""
     (left, right), (bottom, top) = panel.get_xlim(), panel.get_ylim()
     panel.grid(False)
     x = numpy.linspace(max(left, 1), right, 200)
@@ -208,7 +210,15 @@ def _legend(drawn, rows, published, chance):
         keys.append(style.point_key("published", "d", **hollow))
     seeds = rows.groupby("activation")["seed"].nunique()
     bars = {"95 % interval (one seed)": (seeds == 1).any(), "± deviation over seeds": (seeds > 1).any()}
-    keys.append(Line2D([], [], color=style.GREY, linewidth=0.8, label="; ".join(words for words, any_ in bars.items() if any_)))
+    keys.append(
+        Line2D(
+            [],
+            [],
+            color=style.GREY,
+            linewidth=0.8,
+            label="; ".join(words for words, any_ in bars.items() if any_),
+        )
+    )
     keys.append(Line2D([], [], color=style.GREY, linewidth=0.8, linestyle=":", label="equal harmonic means"))
     if chance:
         sign = f"{marks.CHANCE_SIGN} no better than chance"
