@@ -51,11 +51,9 @@ def draw(shares, classes, counts):
 
 def _images(counts):
     fewest, most = min(counts), max(counts)
-    return (
-        f"{fewest:,} test image{'s' * (most != 1)}"
-        if fewest == most
-        else f"{fewest:,} to {most:,} test images"
-    )
+    if fewest != most:
+        return f"{fewest:,} to {most:,} test images"
+    return f"{most:,} test images" if most != 1 else "1 test image"
 
 
 def _name(drawn, panel, classes):

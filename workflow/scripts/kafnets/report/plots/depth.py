@@ -59,7 +59,7 @@ def _panel(panel, values, on_log):
         words = "\n".join(f"{', '.join(names)}: {why}" for why, names in gaps.items())
         panels.say(panel, words, centred=empty)
     if empty:
-        panel.set_yticks([])
+        panel.tick_params(axis="y", which="both", left=False, labelleft=False)
 
 
 def _why(of_layers, missing):
