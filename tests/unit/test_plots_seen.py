@@ -1,4 +1,4 @@
-"""What a reader sees of the plots: nothing lies over anything else, is cut off, hidden or left out without a word."""
+"""What a reader sees of the plots: nothing lies over another thing, is cut off, hidden or missing unsaid."""
 
 import itertools
 
