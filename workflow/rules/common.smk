@@ -30,7 +30,7 @@ from kafnets.config.slices import (
 )
 from kafnets.pipeline import code
 from kafnets.pipeline.detection import Detections
-from kafnets.pipeline.grid import Grid
+from kafnets.pipeline.grid import TABLES, Grid
 from kafnets.pipeline.params import as_params, checksum
 from kafnets.runtime.driver import check_gpu
 from kafnets.runtime.errors import UserError

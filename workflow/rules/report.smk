@@ -1,7 +1,7 @@
 # Records -> one table of results -> tables. Everything here is a pure function of the records.
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
-#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}, {OUT}/study.{md,csv},
-#        {OUT}/rates.yaml
+#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md} (differences where there is
+#        more than one activation), {OUT}/study.{md,csv}, {OUT}/rates.yaml
 
 
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
@@ -10,6 +10,7 @@ localrules:
     partial,
     aggregate,
     render_tables,
+    render_tables_of_one,
     render_study,
     choose_rates,
 
@@ -115,7 +116,9 @@ rule render_tables:
     benchmark:
         f"{OUT}/benchmarks/report/tables_{{experiment}}.jsonl"
     wildcard_constraints:
-        experiment=one_of(config["run"]),
+        experiment=one_of(
+            [name for name in config["run"] if GRID.tables_of(name) == TABLES]
+        ),
     conda:
         "../../envs/report.yaml"
     resources:
@@ -131,6 +134,29 @@ rule render_tables:
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
         " --output {params.folder:q} >> {log:q} 2>&1"
+
+
+# Of one activation there are no differences.
+use rule render_tables as render_tables_of_one with:
+    output:
+        report(
+            f"{OUT}/tables/{{experiment}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "results"},
+        ),
+        report(
+            f"{OUT}/tables/{{experiment}}_attacks.csv",
+            caption="../report/attacks.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "every attack"},
+        ),
+        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md"),
+    wildcard_constraints:
+        experiment=one_of(
+            [name for name in config["run"] if GRID.tables_of(name) != TABLES]
+        ),
 
 
 rule render_study:

@@ -102,7 +102,11 @@ class Grid:
 
     @property
     def tables(self):
-        return [f"{self.out}/tables/{n}{t}.{f}" for n in self.run for t in TABLES for f in FORMATS]
+        return [f"{self.out}/tables/{n}{t}.{f}" for n in self.run for t in self.tables_of(n) for f in FORMATS]
+
+    def tables_of(self, experiment):
+        """The ends of the names of its tables: of one activation there are no differences."""
+        return TABLES if len(self.config["experiments"][experiment]["activations"]) > 1 else TABLES[:2]
 
     @property
     def plots(self):
