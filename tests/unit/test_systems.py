@@ -38,7 +38,9 @@ def test_imports_that_only_unix_has_are_guarded():
     assert found.keys() >= POSIX_ONLY
 
 
-@pytest.mark.parametrize("source", ["import fcntl", "from resource import getrusage", "if x:\n    import pwd"])
+@pytest.mark.parametrize(
+    "source", ["import fcntl", "from resource import getrusage", "if x:\n    import pwd"]
+)
 def test_an_unguarded_import_is_seen(source):
     assert list(unguarded(source))
     assert not list(unguarded("try:\n    import fcntl\nexcept ImportError:\n    fcntl = None\n"))
@@ -50,7 +52,7 @@ import os, select, signal, socket, sys, tempfile
 import numpy, safetensors.torch, torch, tqdm, yaml
 
 ABSENT = {
-    os: "fork getuid geteuid getegid O_NOFOLLOW O_DIRECTORY pread sched_getaffinity setsid killpg register_at_fork",
+    os: "fork getuid geteuid getegid O_NOFOLLOW O_DIRECTORY pread sched_getaffinity setsid killpg",
     signal: "SIGPIPE SIGALRM SIGHUP alarm",
     select: "poll",
     socket: "AF_UNIX send_fds recv_fds",

@@ -3,12 +3,6 @@
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
 
 
-localrules:
-    download_published,
-    convert_published,
-    import_published,
-
-
 rule download_published:
     output:
         f"{OUT}/data/raw/published/{{activation}}.zip",
@@ -16,6 +10,7 @@ rule download_published:
         f"{OUT}/logs/data/download_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/download_published_{{activation}}.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -37,6 +32,7 @@ rule convert_published:
         f"{OUT}/logs/data/convert_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/convert_published_{{activation}}.jsonl"
+    localrule: True
     conda:
         "../../envs/convert.yaml"
     resources:
@@ -63,6 +59,7 @@ rule import_published:
         f"{OUT}/logs/published/{{experiment}}/{{activation}}/seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/published/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
+    localrule: True
     wildcard_constraints:
         experiment=one_of(GRID.published),
     conda:

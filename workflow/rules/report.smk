@@ -2,16 +2,7 @@
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
 #   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}, {OUT}/study.{md,csv},
 #        {OUT}/rates.yaml
-
-
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
-localrules:
-    list_cells,
-    partial,
-    aggregate,
-    render_tables,
-    render_study,
-    choose_rates,
 
 
 # A list of ten thousand files does not fit on a command line.
@@ -21,6 +12,7 @@ rule list_cells:
         seal=GRID.manifest_file + SEAL,
     log:
         f"{OUT}/logs/report/list_cells.log",
+    localrule: True
     params:
         # of a text of a line a cell, which as a param would be printed whole
         cells=f"cells: of checksum {checksum(GRID.manifest())}",
@@ -36,6 +28,7 @@ rule partial:
         published=PUBLISHED,
     log:
         f"{OUT}/logs/report/partial.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -69,6 +62,7 @@ rule aggregate:
         f"{OUT}/logs/report/aggregate.log",
     benchmark:
         f"{OUT}/benchmarks/report/aggregate.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -114,6 +108,7 @@ rule render_tables:
         f"{OUT}/logs/report/tables_{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/tables_{{experiment}}.jsonl"
+    localrule: True
     wildcard_constraints:
         experiment=one_of(config["run"]),
     conda:
@@ -151,6 +146,7 @@ rule render_study:
         f"{OUT}/logs/report/study.log",
     benchmark:
         f"{OUT}/benchmarks/report/study.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -176,6 +172,7 @@ rule choose_rates:
         f"{OUT}/logs/report/rates.log",
     benchmark:
         f"{OUT}/benchmarks/report/rates.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

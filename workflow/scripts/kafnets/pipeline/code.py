@@ -5,7 +5,8 @@ module of the library that it imports, what these import, and so on; imports ins
 that are looked up in the registry when the script runs (its activation, architecture, attack ...) are not
 imported anywhere: the modules that define them are given beside the script.
 
-Comments, docstrings and the layout of Python files do not count; other files (C++) count as they are.
+Comments, docstrings, types of arguments and the layout of Python files do not count; other files (C++) count
+as they are.
 """
 
 import ast
@@ -23,8 +24,10 @@ _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
-# Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
-_LEFT_OUT = {"ctx", "kind", "type_comment"}
+# Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is ""; and the
+# types of a function's arguments and of what it returns, which nothing reads (a dataclass's fields count).
+_LEFT_OUT = {"ctx", "kind", "type_comment", "returns"}
+_LEFT_OUT_OF = {ast.arg: {"annotation"}}
 _DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef}
 _IMPORTS = {ast.Import, ast.ImportFrom}
 
@@ -191,7 +194,8 @@ def _fields(kind):
     """The fields of a type of node that say something; None for what is no node."""
     if not issubclass(kind, ast.AST):
         return None
-    return tuple(name for name in kind._fields if name not in _LEFT_OUT)
+    left_out = _LEFT_OUT | _LEFT_OUT_OF.get(kind, set())
+    return tuple(name for name in kind._fields if name not in left_out)
 
 
 def _has_docstring(node):

@@ -1,6 +1,6 @@
 """C++ sources of the library, compiled on first use for this very processor and kept in a cache.
 
-Where there is no compiler, libraries that were compiled beforehand are used (an image of a container holds such):
+Where there is no compiler, libraries that were compiled beforehand are used (a container's image has such):
 
     KAFNETS_CACHE=/opt/kafnets python -m kafnets.runtime.compiled
 """
@@ -19,7 +19,7 @@ from .errors import UserError
 from .files import atomic_path
 
 _FLAGS = ("-O3", "-std=c++17", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
-# Kinds of processors that are compiled for beforehand, the most able first, and what such a processor says it has.
+# Kinds of processors that are compiled for beforehand, the most able first, and what one says it has.
 _LEVELS = {
     "x86_64": {
         "x86-64-v4": {"avx2", "fma", "avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
@@ -38,9 +38,9 @@ class NotCompiled(Exception):
 def load(source):
     """The shared library of a C++ file, compiled now unless it is in the cache.
 
-    The cache is the folder in `KAFNETS_CACHE`; without that variable the first of these that can be written to:
-    kafnets in the user's folder for caches, the source's own `__pycache__`, the user's folder for this session.
-    Where there is none, the library is compiled for this process alone, and nothing of it stays.
+    The cache is the folder in `KAFNETS_CACHE`; without that variable the first of these that can be written
+    to: the user's folder for caches, the source's own `__pycache__`, the user's folder for this session. Where
+    there is none, the library is compiled for this process alone, and nothing of it stays.
 
     Args:
         source (Path): a single file without dependencies.
