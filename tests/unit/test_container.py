@@ -1,4 +1,4 @@
-"""The image that Dockerfile describes, walked without Docker: what it copies is enough, its commands are right."""
+"""The image of Dockerfile, walked without Docker: what it copies is enough, and its commands are right."""
 
 import json
 import os
@@ -91,15 +91,12 @@ def test_the_final_image_has_what_jobs_start():
     assert variables["PATH"].split(":")[0] == "/opt/venv/bin" and variables["HOME"] == "/tmp"
     (compiles,) = (rest for rest in of(BUILD, "RUN") if "kafnets.runtime.compiled" in rest)
     assert f"KAFNETS_CACHE={variables['KAFNETS_CACHE']} " in compiles
+    names = re.search(r"--no-install-recommends (.*) && rm", packages)[1]
     installed = {}
     for device in ("cpu", "cuda"):
-        words = subprocess.run(
-            ["sh", "-c", f'apt-get() {{ echo "$@"; }}; DEVICE={device}; {packages.partition("&& rm")[0]}'],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        installed[device] = set(words.split("--no-install-recommends")[1].split())
+        command = ["sh", "-euc", f"DEVICE={device}; echo {names}"]
+        words = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        installed[device] = set(words.split())
     assert installed == {"cpu": {"git", "libgomp1"}, "cuda": {"git", "libgomp1", "gcc", "libc6-dev"}}
 
 

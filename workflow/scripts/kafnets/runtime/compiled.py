@@ -39,7 +39,7 @@ def load(source):
     """The shared library of a C++ file, compiled now unless it is in the cache.
 
     The cache is the folder in `KAFNETS_CACHE`; without that variable the first of these that can be written
-    to: the user's folder for caches, the source's own `__pycache__`, the user's folder for this session. Where
+    to: the user's folder for caches, the source's own `__pycache__`, the user's folder for a session. Where
     there is none, the library is compiled for this process alone, and nothing of it stays.
 
     Args:
