@@ -59,9 +59,9 @@ rule import_published:
         f"{OUT}/logs/published/{{experiment}}/{{activation}}/seed{{seed}}.log",
     benchmark:
         f"{OUT}/benchmarks/published/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
-    localrule: True
     wildcard_constraints:
         experiment=one_of(GRID.published),
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:

@@ -108,9 +108,9 @@ rule render_tables:
         f"{OUT}/logs/report/tables_{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/tables_{{experiment}}.jsonl"
-    localrule: True
     wildcard_constraints:
         experiment=one_of(config["run"]),
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

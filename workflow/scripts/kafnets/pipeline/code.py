@@ -24,10 +24,9 @@ _REPORT = SCRIPTS / LIBRARY / "report"
 # They say where things are; what they say of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
-# Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is ""; and the
-# types of a function's arguments and of what it returns, which nothing reads (a dataclass's fields count).
-_LEFT_OUT = {"ctx", "kind", "type_comment", "returns"}
-_LEFT_OUT_OF = {ast.arg: {"annotation"}}
+# Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
+_LEFT_OUT = {"ctx", "kind", "type_comment"}
+_FUNCTIONS = {ast.FunctionDef, ast.AsyncFunctionDef}
 _DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef}
 _IMPORTS = {ast.Import, ast.ImportFrom}
 
@@ -178,6 +177,8 @@ def _source(path):
         lines.append(kind.__name__)
         if kind in _DOCUMENTED and _has_docstring(item):
             del item.body[0]
+        if kind in _FUNCTIONS and not item.decorator_list:
+            _forget_types(item)
         elif kind in _IMPORTS:
             imports.append(item)
         for field in fields:
@@ -189,13 +190,20 @@ def _source(path):
     return _Source(tuple(imports), tuple(sorted(names)), checksum)
 
 
+def _forget_types(function):
+    """The types of arguments and of what is returned say nothing, unless a decorator (Triton's) reads them."""
+    function.returns = None
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = None
+
+
 @functools.cache
 def _fields(kind):
     """The fields of a type of node that say something; None for what is no node."""
     if not issubclass(kind, ast.AST):
         return None
-    left_out = _LEFT_OUT | _LEFT_OUT_OF.get(kind, set())
-    return tuple(name for name in kind._fields if name not in left_out)
+    return tuple(name for name in kind._fields if name not in _LEFT_OUT)
 
 
 def _has_docstring(node):
