@@ -191,7 +191,7 @@ def _source(path):
 
 
 def _forget_types(function):
-    """The types of arguments and of what is returned say nothing, unless a decorator (Triton's) reads them."""
+    """The types of arguments and of what is returned say nothing unless a decorator (Triton's) reads them."""
     function.returns = None
     for node in ast.walk(function.args):
         if isinstance(node, ast.arg):
