@@ -43,7 +43,9 @@ ELSEWHERE = {
     "make test": "what runs this",
     "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
     "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
-    "docker build -t kafnets --build-arg TORCH_INDEX=https://... .": "needs Docker; tests/unit/test_container.py",
+    "docker build -t kafnets --build-arg TORCH_INDEX=https://... .": (
+        "needs Docker; tests/unit/test_container.py"
+    ),
     "docker build -t kafnets:cuda --build-arg DEVICE=cuda .": "needs Docker; tests/unit/test_container.py",
     'docker run --rm --user "$(id -u)" -v "$PWD/demo:/work" kafnets': (
         "needs Docker; tests/unit/test_container.py::test_the_demo_is_planned_from_what_is_copied"
