@@ -80,7 +80,7 @@ def words(outputs):
 
 
 def check(path, notebook, found):
-    """Says where a notebook now shows something else; whether it does. One without any outputs says nothing."""
+    """Says where a notebook now shows something else; whether it does. One without outputs never."""
     differ = False
     if not any(cell.get("outputs") for cell in notebook["cells"]):
         return differ

@@ -127,5 +127,6 @@ def test_the_site(tmp_path):
     html = tmp_path / "html"
     assert 'href="docs/measures.html' in (html / "index.html").read_text(encoding="utf-8")
     assert "early_stop" in (html / "reference.html").read_text(encoding="utf-8")
-    assert "An activation that learns its shape" in (html / "docs/library_in_ten_minutes.html").read_text(encoding="utf-8")
+    notebook = html / "docs/library_in_ten_minutes.html"
+    assert "An activation that learns its shape" in notebook.read_text(encoding="utf-8")
     assert (html / "search.html").is_file() and (html / "_images/reference.png").is_file()
