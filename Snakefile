@@ -1,15 +1,11 @@
 # Robustness of networks with trainable activation functions: data -> adversarial training -> attacks ->
 # tables and plots. The experiment is in config.yaml, the steps are in workflow/rules/.
-import os
-
 from snakemake.utils import min_version
 
 min_version("9.0")
 
-# That of the working directory, if it has one, else the one beside this file.
-CONFIG = "config.yaml"
-if not os.path.exists(CONFIG):
-    CONFIG = os.path.join(workflow.basedir, CONFIG)
+
+include: "workflow/rules/place.smk"
 
 
 configfile: CONFIG

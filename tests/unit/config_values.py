@@ -65,6 +65,7 @@ CERTIFICATE = ("certification", "certificates", "smoothing_25")
 RIGHT = {
     ("output",): text(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", 200),
     ("device",): one_of("auto", "cpu", "cuda"),
+    ("container",): or_null(text(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*", 500)),
     ("seeds", 0): lambda value: whole(0, 2**31 - 1)(value) and value != 1,
     ("run", 0): one_of(NAME),
     ("data", "cifar10", "source"): or_null(path_text),

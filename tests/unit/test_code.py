@@ -289,11 +289,26 @@ class Square:
         ("import math\n", "import math\n\nmath.tau\n", True),
         ('        """Its side."""\n        self.side = side', '        self.side = """Its side."""', True),
         ("import math", "import math as cmath", True),
+        (
+            "radius, *, scale=1.5, **others)",
+            "radius: float, *, scale: float = 1.5, **others: int) -> float",
+            False,
+        ),
+        ("self, side", 'self, side: "Length"', False),
+        ("def area(radius,", "@math.read\ndef area(radius: float,", True),
     ],
 )
 def test_what_of_a_python_file_counts(of, old, new, counts):
     assert old in TEXT
     assert (of({"mine/work.py": TEXT}) != of({"mine/work.py": TEXT.replace(old, new)})) == counts
+
+
+def test_types_count_where_a_decorator_may_read_them(of):
+    """As Triton does: a tl.constexpr is another program."""
+    plain, typed = (f"@read\ndef f(x{kind}):\n    return x\n" for kind in ("", ": int"))
+    assert of({"mine/work.py": plain}) != of({"mine/work.py": typed})
+    plain, typed = (f"class C:\n    x{kind} = 1\n" for kind in ("", ": int"))
+    assert of({"mine/work.py": plain}) != of({"mine/work.py": typed})  # of a dataclass it is a field
 
 
 def test_other_programs_have_other_checksums(of):

@@ -194,4 +194,4 @@ def test_every_extra_is_used_and_declared(declared):
     for module, extra in optional_imports():
         homes = {standin.canonical(name) for name in HOMES[module.partition(".")[0]]}
         assert homes & {standin.canonical(name) for name in declared[extra]}, f"{module}: not in {extra}"
-    assert {extra for _, extra in optional_imports()} == declared.keys() - {""}
+    assert {extra for _, extra in optional_imports()} == declared.keys() - {"", "docs"}  # of `make docs`

@@ -25,6 +25,7 @@ RUN = {
 # With DRY: what they would do.
 DRY = {"snakemake": "-n", "make": "-nB"}
 PLANNED = {
+    "make docs": "python docs/site/build.py",
     "make demo": "snakemake --cores [0-9]+ --configfile workflow/presets/demo.yaml",
     'make venv REQUIREMENTS="-r requirements.txt"': "pip install .* -r requirements.txt",
     "snakemake --cores 8": r"train +15\n",
@@ -44,6 +45,17 @@ ELSEWHERE = {
     "make test": "what runs this",
     "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
     "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
+    "docker build -t kafnets --build-arg TORCH_INDEX=https://... .": (
+        "needs Docker; tests/unit/test_container.py"
+    ),
+    "docker build -t kafnets:cuda --build-arg DEVICE=cuda .": "needs Docker; tests/unit/test_container.py",
+    'docker run --rm --user "$(id -u)" -v "$PWD/demo:/work" kafnets': (
+        "needs Docker; tests/unit/test_container.py::test_the_demo_is_planned_from_what_is_copied"
+    ),
+    'docker run --rm --gpus all -v "$PWD:/work" kafnets:cuda snakemake --snakefile /opt/kafnets/Snakefile'
+    " --cores 8": "needs Docker and a GPU",
+    "apptainer build kafnets.sif docker-daemon://kafnets:latest": "needs Apptainer",
+    'snakemake --cores 8 --sdm apptainer --config container="$PWD/kafnets.sif"': "needs Apptainer",
     "make venv": "the beginning of every command that is run here",
     "snakemake --snakefile /path/to/clone/Snakefile": (
         "tests/workflow/test_places.py::test_another_folder_and_a_narrow_locale"

@@ -5,10 +5,6 @@
 #        (resume-*.ckpt there is the state of an unfinished certification, as in train.smk)
 
 
-localrules:
-    render_certificates,
-
-
 rule certify:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
@@ -61,6 +57,7 @@ rule render_certificates:
         f"{OUT}/logs/report/certificates_{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/certificates_{{experiment}}.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

@@ -7,10 +7,6 @@
 # The plot drawn from them is in plots.smk.
 
 
-localrules:
-    render_detection,
-
-
 rule train_detector:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
@@ -105,6 +101,7 @@ rule render_detection:
         f"{OUT}/benchmarks/report/detection_{{experiment}}.jsonl"
     wildcard_constraints:
         experiment=one_of(DETECTIONS.experiments),
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

@@ -4,13 +4,6 @@
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
 
 
-localrules:
-    download_published,
-    convert_published,
-    import_published,
-    import_network,
-
-
 rule download_published:
     output:
         f"{OUT}/data/raw/published/{{activation}}.zip",
@@ -18,6 +11,7 @@ rule download_published:
         f"{OUT}/logs/data/download_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/download_published_{{activation}}.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -39,6 +33,7 @@ rule convert_published:
         f"{OUT}/logs/data/convert_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/convert_published_{{activation}}.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -67,6 +62,7 @@ rule import_published:
         f"{OUT}/benchmarks/published/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
     wildcard_constraints:
         experiment=one_of(GRID.published),
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -93,6 +89,7 @@ rule import_network:
         f"{OUT}/benchmarks/networks/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
     wildcard_constraints:
         experiment=one_of(GRID.own),
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:

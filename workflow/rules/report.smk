@@ -2,17 +2,7 @@
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
 #   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md} (differences where there is
 #        more than one activation), {OUT}/study.{md,csv}, {OUT}/rates.yaml
-
-
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
-localrules:
-    list_cells,
-    partial,
-    aggregate,
-    render_tables,
-    render_tables_of_one,
-    render_study,
-    choose_rates,
 
 
 # A list of ten thousand files does not fit on a command line.
@@ -22,6 +12,7 @@ rule list_cells:
         seal=GRID.manifest_file + SEAL,
     log:
         f"{OUT}/logs/report/list_cells.log",
+    localrule: True
     params:
         # of a text of a line a cell, which as a param would be printed whole
         cells=f"cells: of checksum {checksum(GRID.manifest())}",
@@ -37,6 +28,7 @@ rule partial:
         published=PUBLISHED,
     log:
         f"{OUT}/logs/report/partial.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -70,6 +62,7 @@ rule aggregate:
         f"{OUT}/logs/report/aggregate.log",
     benchmark:
         f"{OUT}/benchmarks/report/aggregate.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -119,6 +112,7 @@ rule render_tables:
         experiment=one_of(
             [name for name in config["run"] if GRID.tables_of(name) == TABLES]
         ),
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -177,6 +171,7 @@ rule render_study:
         f"{OUT}/logs/report/study.log",
     benchmark:
         f"{OUT}/benchmarks/report/study.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -202,6 +197,7 @@ rule choose_rates:
         f"{OUT}/logs/report/rates.log",
     benchmark:
         f"{OUT}/benchmarks/report/rates.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

@@ -80,6 +80,17 @@ def check_locale(*folders):
             )
 
 
+def told(config, given):
+    """What of `given` stands in `config` as it is: what the command line said of a module's settings."""
+    found = {}
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            found[key] = told(config[key], value)
+        elif key in config and config[key] == value:
+            found[key] = value
+    return found
+
+
 def typed(config):
     """Numbers and booleans in what Snakemake read of `--config`: its lists and mappings hold only texts.
 

@@ -1,7 +1,6 @@
 """Downloads that end with the right file or none."""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..runtime import locks
 from ..runtime.errors import UserError
 
 # From nowhere else is anything downloaded: CIFAR-10, and the networks of the thesis's author.
@@ -108,7 +108,7 @@ def _locked(part):
     """The file `part`, open to append and to read, for this process alone."""
     with open(part, "a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(file)
         except BlockingIOError:
             raise UserError(f"{part}: another download is writing it; wait for that one to end") from None
         except OSError:

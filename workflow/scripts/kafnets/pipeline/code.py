@@ -5,8 +5,8 @@ module of the library that it imports, what these import, and so on; imports ins
 that are looked up in the registry when the script runs (its activation, architecture, attack ...) are not
 imported anywhere: the modules that define them are given beside the script.
 
-Comments, docstrings and the layout of Python files do not count; other files (C++) count as they are. What
-only says what there is, or what a record tells, does not count either.
+Comments, docstrings, types of arguments and the layout of Python files do not count; other files (C++) count
+as they are. What only says what there is, or what a record tells, does not count either.
 """
 
 import ast
@@ -34,6 +34,7 @@ _NO_PART = {
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
+_FUNCTIONS = {ast.FunctionDef, ast.AsyncFunctionDef}
 _DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef}
 _IMPORTS = {ast.Import, ast.ImportFrom}
 
@@ -190,6 +191,8 @@ def _source(path):
         lines.append(kind.__name__)
         if kind in _DOCUMENTED and _has_docstring(item):
             del item.body[0]
+        if kind in _FUNCTIONS and not item.decorator_list:
+            _forget_types(item)
         elif kind in _IMPORTS:
             imports.append(item)
         for field in fields:
@@ -199,6 +202,14 @@ def _source(path):
                 waiting.append(value)
     checksum = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return _Source(tuple(imports), tuple(sorted(names)), checksum)
+
+
+def _forget_types(function):
+    """The types of arguments and of what is returned say nothing unless a decorator (Triton's) reads them."""
+    function.returns = None
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = None
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -12,6 +11,11 @@ from pathlib import Path
 from . import turns
 from .errors import UserError
 from .files import MADE_BY, read_json, sha256
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 # Beside torch and NumPy, packages whose version may decide a verdict or a number.
 PACKAGES = ("foolbox", "pyautoattack", "triton", "scipy")
@@ -143,11 +147,16 @@ def _git():
 
 
 def peak_memory_bytes(device):
-    """The most memory held so far: on the GPU what torch allocated there, else the process's resident set."""
+    """The most memory held so far: on the GPU what torch allocated there, else the process's resident set.
+
+    None where the system does not say (Windows).
+    """
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
