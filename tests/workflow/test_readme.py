@@ -64,10 +64,10 @@ ELSEWHERE = {
         "tests/workflow/test_recipes.py::test_the_example_of_the_page"
     ),
     "python workflow/scripts/pack_results.py --output carried.tar.xz": (
-        "tests/workflow/test_carrying.py::test_it_goes_on_elsewhere_with_the_same_bits"
+        "tests/workflow/test_packing_results.py::test_it_goes_on_elsewhere_with_the_same_bits"
     ),
     "python workflow/scripts/pack_results.py --unpack carried.tar.xz && snakemake --cores 8": (
-        "tests/workflow/test_carrying.py::test_it_goes_on_elsewhere_with_the_same_bits"
+        "tests/workflow/test_packing_results.py::test_it_goes_on_elsewhere_with_the_same_bits"
     ),
     "python -m benchmarks.together --processes 1 2 4 8": "tests/unit/test_benchmarks.py",
     "make reliability": "fifty minutes of tests that make test-all runs too",
