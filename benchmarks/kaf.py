@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from kafnets import KAF
 from kafnets.activations.kaf.functional import active_backend, kaf_plain
+from kafnets.activations.kaf.with_base import KAFWithBase
 from kafnets.runtime.graphs import WARM_UP, capture, computing_on
 from kafnets.runtime.records import environment
 from torch.autograd.graph import saved_tensors_hooks
@@ -39,6 +40,7 @@ def contenders(channels, device, compiled):
     layer = KAF(channels, device=device)
     frozen = KAF(channels, device=device).requires_grad_(False)
     free = KAF(channels, device=device, **FREE)
+    with_base = {base: KAFWithBase(channels, base, std=0.3, device=device) for base in ("elu", "silu")}
 
     def plain(x):
         return kaf_plain(x, layer.alpha, layer.dictionary, layer.bandwidth)
@@ -51,6 +53,7 @@ def contenders(channels, device, compiled):
         "kaf": (layer, [layer.alpha]),
         "kaf, input gradient only": (frozen, []),
         "kaf_free": (free, list(free.parameters())),
+        **{f"kaf with base {base}": (f, [f.weight, f.alpha]) for base, f in with_base.items()},
         "plain": (plain, [layer.alpha]),
         "plain, compiled": (torch.compile(plain), [layer.alpha]),
         "plain kaf_free": (plain_free, list(free.parameters())),

@@ -2,7 +2,7 @@
 
 python docs/study.py [--check]
 
-The page is the study.md that the run made; its pictures are those beside it there.
+The page is the study.md that the run made, and what the README.md beside it says of that run.
 """
 
 import argparse
@@ -17,8 +17,11 @@ def page(root):
     made = sorted((root / "results" / "reference").glob("activations*/study.md"))
     if not made:
         return None
-    text = made[-1].read_text(encoding="utf-8")
-    return text.replace("](plots/", f"](../{made[-1].parent.relative_to(root).as_posix()}/plots/")
+    folder = made[-1].parent
+    text, said = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("study.md", "README.md"))
+    beside = f"../{folder.relative_to(root).as_posix()}"
+    text = text.replace("](plots/", f"]({beside}/plots/")
+    return f"{text}\n## This run\n\nIts records are in [{folder.name}]({beside}/).\n\n{said}"
 
 
 def main():

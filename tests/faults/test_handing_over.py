@@ -219,7 +219,21 @@ def test_a_signal_before_the_job_has_begun_ends_it(scripts, context, tmp_path):
     assert process.exitcode == 128 + signal.SIGTERM
 
 
-def test_the_death_of_a_process_is_heard_though_a_child_of_it_lives(scripts, context, tmp_path):
+def forked_and_late(*arguments):
+    """The job forks before the process has noted that it began."""
+    start = server.Turns.start
+
+    def late(turns, work):
+        job = start(turns, work)
+        time.sleep(0.5)
+        return job
+
+    server.Turns.start = late
+    forked(*arguments)
+
+
+@pytest.mark.parametrize("begun", [forked, forked_and_late])
+def test_the_death_of_a_process_is_heard_though_a_child_of_it_lives(scripts, context, tmp_path, begun):
     """The job forks, as a data loader's workers do, and kills the process that it is in."""
     child = tmp_path / "child"
     write(
@@ -233,7 +247,7 @@ def test_the_death_of_a_process_is_heard_though_a_child_of_it_lives(scripts, con
     )
     place, log = tmp_path / "place", tmp_path / "log"
     place.mkdir()
-    process = context.Process(target=in_a_process, args=(str(place), scripts, forked, log))
+    process = context.Process(target=in_a_process, args=(str(place), scripts, begun, log))
     process.start()
     process.join(60)
     with contextlib.suppress(OSError):

@@ -38,6 +38,24 @@ rule dated_before_it_began:
 rule shown:
     output: report("shown.csv")
     shell: "touch {{output}}"
+
+rule one_of_many:
+    output: "many/{{number}}"
+    shell: "sleep {{config[seconds]}}; date +%s.%N > {{output}}"
+"""
+
+# notes each time that jobs to start are looked for
+COUNTED = """
+from snakemake.scheduling.job_scheduler import JobScheduler
+
+def counted(select):
+    def job_selector(self, jobs):
+        with open("looked", "a") as file:
+            file.write(".")
+        return select(self, jobs)
+    return job_selector
+
+JobScheduler.job_selector = counted(JobScheduler.job_selector)
 """
 
 
@@ -143,3 +161,29 @@ def test_a_report_without_results_is_one_line(run, folder):
     assert run(folder, "shown.csv")[0] == 0
     code, words = run(folder, "shown.csv", "--report", "report.zip")
     assert code == 0 and Path(folder, "report.zip").exists(), words
+
+
+# -- the scheduler
+
+
+def many(folder, count, *arguments):
+    """When each of some jobs ended, in order, and how often jobs to start were looked for."""
+    (folder / "Snakefile").write_text(SNAKEFILE + COUNTED)
+    files = [f"many/{number}" for number in range(count)]
+    process = start(folder, *arguments, "--", *files)
+    words = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, words
+    ended = sorted(float((folder / file).read_text()) for file in files)
+    return ended, len((folder / "looked").read_text())
+
+
+def test_jobs_are_looked_for_when_one_has_ended(folder):
+    """Without the change once a second more for each job that has ended: 25 times for these."""
+    ended, looked = many(folder, 8, "--config", "seconds=0.7")
+    assert ended[-1] - ended[0] > 3 and looked <= 10
+
+
+def test_a_limit_of_jobs_per_second_is_kept_and_passes(folder):
+    limit = ("--cores", "6", "--max-jobs-per-timespan", "2/2s")
+    ended, looked = many(folder, 6, "--config", "seconds=0", *limit)
+    assert ended[2] - ended[0] > 1.5 and ended[4] - ended[2] > 1.5 and looked < 30

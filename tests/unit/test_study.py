@@ -97,8 +97,9 @@ def results(tmp_path):
 
 def made(results, settings=SETTINGS):
     runs = manifest.read_manifest(results.manifest())
-    tested = planned.planned(runs, "pgd", settings)
-    return tested, study.page(TEMPLATE, summary.summarize(runs), runs, tested, settings)
+    rows = summary.summarize(runs)
+    tested = planned.planned(runs, rows, "pgd", settings)
+    return tested, study.page(TEMPLATE, rows, runs, tested, settings)
 
 
 # -- statistics
@@ -184,6 +185,38 @@ def test_networks_without_a_common_seed_are_an_error(tmp_path):
         made(built)
 
 
+def fails(results, activation, seed, how):
+    """A network as two seeds of it learned and one did not."""
+    line = results.add(
+        activation,
+        {"clean": 20 if how == "at chance" else 150, "pgd": 10},
+        experiment="fbf",
+        seed=seed,
+        overfitting="at_end" if how == "overfitted" else None,
+    )
+    edit_json(line["training_record"], parameters={"trainable": 75_000, "activation": 0})
+
+
+@pytest.mark.parametrize("how", ["at chance", "overfitted"])
+def test_what_did_not_learn_does_not_blur_the_others(results, how):
+    before, _ = made(results)
+    for seed in range(2):
+        add(results, "fbf", "gelu", seed, 100 + seed, 0)
+    fails(results, "gelu", 2, how)
+    runs = manifest.read_manifest(results.manifest())
+    settings = {**SETTINGS, "experiments": {**SETTINGS["experiments"]}}
+    settings["experiments"]["fbf"] = {**SETTINGS["experiments"]["fbf"], "activations": [*ACTIVATIONS, "gelu"]}
+    after = planned.planned(runs, summary.summarize(runs), "pgd", settings)
+    found = {(test.first, test.second, test.quantity): test.found for test in after}
+    assert {key: found[key] for key in found if "gelu" not in key[0]} == {
+        (test.first, test.second, test.quantity): test.found for test in before
+    }
+    gelu, relu = (
+        numpy.arange(EXAMPLES) < numpy.array(of)[:, None] for of in ((100, 101, 10), ROBUST["relu"])
+    )
+    assert found[("fbf", "gelu"), ("fbf", "relu"), "robustness"] == compare(gelu, relu)
+
+
 # -- the page
 
 
@@ -246,7 +279,9 @@ def test_ranges_of_their_own_and_a_network_at_chance_are_told(results):
     assert rows["GELU ¶"][1] == "0.3" and rows["GELU ¶"][3] == "95.00 ± 0.00"
     assert rows["Swish"][3] == "**61.50** ± 1.50"  # nothing at chance is the best
     assert "¶ classifies no better than chance (10%)" in " ".join(text.split())
-    assert "2 ranges; each activation has that of 2 ranges" in " ".join(text.split())
+    assert "2 ranges; each activation has that of its trials, 2 experiments, with which" in " ".join(
+        text.split()
+    )
 
 
 def script(name, *arguments):
@@ -281,7 +316,11 @@ def test_the_page_in_the_documentation_is_that_of_the_newest_run(tmp_path):
         folder = tmp_path / f"results/reference/activations-cpu-2026-01-{day}"
         folder.mkdir(parents=True)
         (folder / "study.md").write_text(f"{day} ![x](plots/fbf/tradeoff.png)")
-    assert page(tmp_path) == "02 ![x](../results/reference/activations-cpu-2026-01-02/plots/fbf/tradeoff.png)"
+        (folder / "README.md").write_text(f"On day {day}.")
+    text = page(tmp_path)
+    beside = "../results/reference/activations-cpu-2026-01-02/"
+    assert text.startswith(f"02 ![x]({beside}plots/fbf/tradeoff.png)\n")
+    assert text.endswith(f"[activations-cpu-2026-01-02]({beside}).\n\nOn day 02.")
     there = ROOT / "docs/study.md"
     assert page(ROOT) == (there.read_text() if there.exists() else None)
 

@@ -22,7 +22,7 @@ def main():
     settings = cli.settings_argument(arguments.settings)
     rows, runs = summary.read_rows(arguments.summary), manifest.read_manifest(arguments.manifest)
     headline = next(iter(settings["experiments"].values()))["headline"]
-    tested = planned.planned(runs, headline, settings)
+    tested = planned.planned(runs, rows, headline, settings)
     text = study.page(arguments.template.read_text(encoding="utf-8"), rows, runs, tested, settings)
     with atomic_path(arguments.md) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -10,7 +10,7 @@ import numpy
 
 from ..registry import label
 from ..runtime.errors import UserError
-from . import statistics
+from . import marks, statistics
 from .differences import LEVEL, QUANTITIES
 from .manifest import verdicts
 
@@ -83,11 +83,12 @@ def pairs(family, activations, settings):
     return [(*pair, kind) for pair, kind in found.items()]
 
 
-def planned(runs, headline, settings):
+def planned(runs, rows, headline, settings):
     """All planned comparisons, in the order of the families.
 
     Args:
         runs: of the manifest.
+        rows: of the summary.
         headline (str): the attack whose accuracy is the robustness.
         settings (dict): `study` of the configuration.
 
@@ -99,11 +100,18 @@ def planned(runs, headline, settings):
     """
     found = []
     for family in families(settings).values():
-        found += _of_family(family, [run for run in runs if run.experiment in family], headline, settings)
+        of = [run for run in runs if run.experiment in family]
+        found += _of_family(family, of, rows, headline, settings)
     return found
 
 
-def _of_family(family, runs, headline, settings):
+def _failed(rows, experiment, activation):
+    """Whether a network is at chance, or was at the end of its training overfitted catastrophically."""
+    of = rows[(rows["experiment"] == experiment) & (rows["activation"] == activation)]
+    return marks.any_at_chance(of) or marks.overfitting(of) == "at_end"
+
+
+def _of_family(family, runs, rows, headline, settings):
     activations, loaded = {}, {}
     for run in runs:
         key = run.experiment, run.activation
@@ -112,12 +120,19 @@ def _of_family(family, runs, headline, settings):
     seeds = sorted(set.intersection(*map(set, loaded.values())))
     if not seeds:
         raise UserError(f"study.run: the networks of {', '.join(family)} have no seed in common; train one")
+    failed = {key for key in loaded if _failed(rows, *key)}
     tests = []
     for quantity, verdict in zip(QUANTITIES, ("clean", "robust"), strict=True):
         right = {key: numpy.stack([of[seed][verdict] for seed in seeds]) for key, of in loaded.items()}
-        spread, freedom = statistics.residual_spread([of_key.mean(1) for of_key in right.values()])
+        # one seed that fails and two that learn spread as no others do
+        alike = [of_key.mean(1) for key, of_key in right.items() if key not in failed]
+        spread = statistics.residual_spread(alike) if alike else (float("nan"), 0)
         for first, second, kind in pairs(family, activations, settings):
-            difference = statistics.compare_in_blocks(right[first], right[second], spread, freedom)
+            of_both = right[first], right[second]
+            if failed & {first, second}:
+                difference = statistics.compare(*of_both)
+            else:
+                difference = statistics.compare_in_blocks(*of_both, *spread)
             tests.append((first, second, kind, quantity, len(seeds), difference))
     real, corrected = statistics.holm([test[-1].p_value for test in tests], LEVEL)
     return [Planned(*test, p, yes) for test, p, yes in zip(tests, corrected, real, strict=True)]

@@ -120,8 +120,9 @@ def _rates(runs, settings):
     if settings["rates"]:
         tried = len(settings["rates"])
         how = (
-            f"each activation has that of {tried} ranges with which it was most robust on held-out training "
-            "images, by one seed that is none of these: a coarse choice, by a noisy measurement."
+            f"each activation has that of its trials, {tried} experiments, with which it was most robust on "
+            "held-out training images, by one seed that is none of these: a coarse choice, by a noisy "
+            "measurement."
         )
     return f"{len(chosen)} ranges; {how}"
 

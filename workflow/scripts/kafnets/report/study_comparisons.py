@@ -45,8 +45,9 @@ def _how(of, tested, root, settings):
     test = (
         "McNemar's exact test"
         if seeds == 1
-        else "the larger p of the paired bootstrap over seeds and images, and of the t-test over seeds with "
-        "the spread that neither activation nor seed explains, of all networks of this table"
+        else "the larger p of the paired bootstrap over seeds and images, and of the t-test over seeds: with "
+        "the spread that neither activation nor seed explains, of all networks compared here that learned; "
+        "with their own where one of two did not (at chance with a seed, or catastrophic overfitting)"
     )
     return (
         f"Differences in percentage points, on the same images and seeds, with 95% intervals. Bold: real at "

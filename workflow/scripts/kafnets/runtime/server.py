@@ -47,7 +47,10 @@ def serve(listening, folder, name, index):
         torch.cuda.init()
     os.set_inheritable(listening, False)
     server = Server(socket.socket(fileno=listening), Path(folder) / name)
-    os.register_at_fork(after_in_child=server.let_go)
+    accepting = server.accepting
+    os.register_at_fork(
+        before=accepting.acquire, after_in_parent=accepting.release, after_in_child=server.let_go
+    )
     with stopping(server.stop):
         server.run()
     end = threading.Timer(GRACE, os._exit, [0])
@@ -67,7 +70,8 @@ class Server:
         self.selector.register(listening, selectors.EVENT_READ)
         self.woken, self.wake = os.pipe()
         self.selector.register(self.woken, selectors.EVENT_READ)
-        self.connections = {}  # of the running jobs
+        self.connections = {}  # and their jobs; None until it has begun
+        self.accepting = threading.Lock()  # a job that forks waits until a new connection is among them
         self.ended = []  # jobs and their exit codes, as their threads find them
         self.open, self.stopped = True, False
 
@@ -101,7 +105,8 @@ class Server:
     def _accept(self):
         with contextlib.ExitStack() as refused:
             try:
-                connection = refused.enter_context(self.listening.accept()[0])
+                connection = self._next()
+                refused.callback(self._leave, connection)
                 request, handles = self._request(connection, refused)
                 if reason := self._why_not():
                     self._close()  # before it asks again: it shall find another
@@ -115,6 +120,16 @@ class Server:
         self.selector.register(connection, selectors.EVENT_READ)
         job = self.turns.start(lambda: self._work(connection, request, handles))
         self.connections[connection] = job
+
+    def _next(self):
+        with self.accepting:
+            connection, _ = self.listening.accept()
+            self.connections[connection] = None
+        return connection
+
+    def _leave(self, connection):
+        connection.close()
+        del self.connections[connection]
 
     def _request(self, connection, refused):
         """What a client wants, and its two outputs, which `refused` closes."""
@@ -173,8 +188,7 @@ class Server:
             self._tell(connection, code)
             if connection in self.selector.get_map():
                 self.selector.unregister(connection)
-            connection.close()
-            del self.connections[connection]
+            self._leave(connection)
 
     def _tell(self, connection, code):
         with contextlib.suppress(OSError):  # it was killed
@@ -188,8 +202,7 @@ class Server:
             self.listening.setblocking(False)
             try:
                 while True:
-                    connection, _ = self.listening.accept()
-                    connection.close()  # it asks again
+                    self._leave(self._next())  # it asks again
             except BlockingIOError:
                 pass
             if self._has_its_door():
