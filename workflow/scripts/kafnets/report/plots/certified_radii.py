@@ -33,7 +33,7 @@ def draw(found, settings):
     _same_ends(list(axes.flat), [settings["certificates"][name]["norm"] for name in names])
     for row in axes:
         row[0].set_ylabel("Certified accuracy (%)")
-    style.legend(drawn, axes[0, 0], 8 if columns > 1 else 4)
+    style.legend(drawn, 8 if columns > 1 else 4)
     return drawn
 
 

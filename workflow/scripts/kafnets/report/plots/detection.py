@@ -35,7 +35,7 @@ def draw(guarded, settings):
         place.tick_params(labelbottom=True)
     for place in grid[:, 0]:
         place.set_ylabel("True positive rate")
-    style.legend(drawn, axes[0], 2 if columns == 1 else 4)
+    style.legend(drawn, 2 if columns == 1 else 4)
     return drawn
 
 
