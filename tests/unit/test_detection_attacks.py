@@ -287,35 +287,64 @@ def test_the_extra_class_is_answered_where_the_score_exceeds_the_threshold(detec
     torch.testing.assert_close(answers[:, 5], (scores - scores.median() + 1) * largest)
 
 
-def test_without_a_detector_it_is_the_attack_of_another_library(detector, some):
-    """Of a threshold that accepts everything: distances as foolbox's Carlini and Wagner has them."""
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-7)])
+def test_without_a_detector_it_is_the_attack_of_another_library(detector, some, dtype, tolerance):
+    """Of a threshold that accepts everything: the very images of foolbox's Carlini and Wagner.
+
+    Only what is wrong as it is differs: there foolbox returns the image as its arctanh and tanh leave it. In
+    float64 foolbox keeps its weights in float32, which is what the tolerance is for.
+    """
     foolbox = pytest.importorskip("foolbox")
-    net = copy.deepcopy(detector.network).float()
-    images, labels = some[0].float(), some[1]
+    net, (images, labels) = copy.deepcopy(detector.network).to(dtype), some
+    images = images.to(dtype)
     with torch.no_grad():
-        logits = net(images)
-    first, second = logits.topk(2).values.T
-    near = torch.where(logits.argmax(1) == labels, first - second, torch.inf).argsort()[:3]
-    wrong = (logits.argmax(1) != labels).nonzero()[:1, 0]
-    images, labels = images[torch.cat([near, wrong])], labels[torch.cat([near, wrong])]
-    accepting = Confidence(net)
-    settings = {"iterations": 30, "search_steps": 5, "learning_rate": 0.1}
-    ours = cw_detector(accepting, images, labels, threshold=1e6, **settings)
+        right = net(images).argmax(1) == labels
+    settings = {"iterations": 60, "search_steps": 5, "learning_rate": 0.1}
+    ours = cw_detector(Confidence(net), images, labels, threshold=1e6, **settings)
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        steps=30, binary_search_steps=5, stepsize=0.1, confidence=0.0, abort_early=False
+        steps=60, binary_search_steps=5, stepsize=0.1, confidence=0.0, abort_early=False
     )
     wrapped = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     theirs = attack(wrapped, images, foolbox.criteria.Misclassification(labels), epsilons=None)[1]
-    expected = (theirs - images).flatten(1).norm(dim=1)
     with torch.no_grad():
         found = net(theirs).argmax(1) != labels  # theirs is black where it found nothing
-    assert torch.equal(ours.distances.isfinite(), found) and found[:3].sum() >= 2 and len(found) == 4
-    # both stop after as many steps, short of the very nearest: where rounding tips a weight of the search the
-    # other way, some percent apart; where it does not, nowhere
-    found[3] = False
-    np.testing.assert_allclose(ours.distances[found], expected[found], rtol=0.15)
-    assert ((ours.distances - expected)[found].abs() / expected[found]).min() < 1e-4
-    assert ours.distances[3] == 0  # wrong as it is
+    assert torch.equal(ours.distances.isfinite(), found)
+    both = found & right
+    assert both.sum() >= 3 and (~right).sum() >= 2 and (~found).sum() >= 2
+    torch.testing.assert_close(ours.adversarial[both], theirs[both], rtol=0, atol=tolerance)
+    expected = (theirs - images).flatten(1).norm(dim=1)
+    torch.testing.assert_close(ours.distances[both], expected[both], rtol=tolerance, atol=0)
+    assert not ours.distances[~right].any() and expected[~right].max() < 2e-5
+
+
+def test_the_search_starts_where_nothing_pulls():
+    """The first step is along the network's gradient alone.
+
+    Adam's first step has the learning rate's length whatever the gradient's, so a pull towards the image, a
+    rounding away, would move every pixel that the network does not look at.
+    """
+    images = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    images[0, 0, 0, 0] = 0.5
+    ours = cw_detector(
+        Confidence(First(0.51)),
+        images,
+        torch.zeros(1, dtype=torch.int64),
+        **{"threshold": 1e6, "iterations": 2, "search_steps": 1, "learning_rate": 0.1},
+    )
+    moved = (ours.adversarial - images).abs().flatten()
+    assert ours.distances.isfinite() and moved[0] > 0.01 and moved[1:].max() < 1e-6
+
+
+class First(nn.Module):
+    """Two classes: whether the first pixel exceeds a bound."""
+
+    def __init__(self, bound):
+        super().__init__()
+        self.bound = bound
+
+    def forward(self, images):
+        above = images.flatten(1)[:, 0] - self.bound
+        return torch.stack([-above, above], 1)
 
 
 def test_what_it_finds_is_misclassified_and_accepted(detector, some):

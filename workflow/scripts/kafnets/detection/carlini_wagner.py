@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from ..attacks.arguments import check_integer, check_real
+from ..attacks.balls import distances
 from ..attacks.base import frozen, rows_of, seeded
 from ..attacks.losses import margins
 from .attacks import prepare_detector
@@ -139,6 +140,9 @@ def _nearest(model, images, labels, settings):
     """The nearest images found that evade `model`, and their distances, infinite where none was found."""
     iterations, search_steps, learning_rate, confidence = settings
     start = torch.atanh((2 * images - 1) * _INSIDE)
+    # Where the search sets out, a rounding off the images: measured from these, the first step would go along
+    # that rounding, which Adam scales up to a whole step.
+    origin = (start.tanh() + 1) / 2
     count = len(images)
     low, high = images.new_zeros(count), images.new_full((count,), torch.inf)
     weight = images.new_full((count,), 1e-3)
@@ -150,11 +154,11 @@ def _nearest(model, images, labels, settings):
         for _ in range(iterations):
             points = (place.tanh() + 1) / 2
             excess = _excess(model(points), labels)
-            squared = (points - images).flatten(1).square().sum(1)
+            squared = (points - origin).flatten(1).square().sum(1)
             loss = squared + weight * (excess + confidence).clamp(min=0)
             (place.grad,) = torch.autograd.grad(loss.sum(), place)
             with torch.no_grad():
-                distance = squared.detach().sqrt()
+                distance = distances(points.detach(), images, "l2")
                 evades = (excess.detach() < 0) & (excess.detach() <= -confidence)
                 reached |= evades
                 nearer = evades & (distance < shortest)
