@@ -69,7 +69,10 @@ def combined_pgd(
     .. math::
         x_{k+1} = \Pi\big(x_k + a\,[(1 - s)\,u(\nabla_x J_\text{cls}(x_k, y)) - s\,u(\nabla_x S(x_k))]\big)
 
-    with :math:`u` the sign (in the L2 ball: the gradient over its length), :math:`S` the score.
+    with :math:`u` the sign (in the L2 ball: the gradient over its length), :math:`S` the score. Metzen et al.
+    write :math:`+\,s\,u(\nabla_x J_\text{det}(x_k, 1))`, the detector's cross-entropy for the answer
+    "adversarial": where the score is its log-odds this is :math:`\log(1 + e^{-S})`, which falls as the score
+    rises, so that :math:`u` of its gradient is the one above.
 
     Args:
         detector (Detector): what is attacked.
@@ -84,7 +87,7 @@ def combined_pgd(
     Raises:
         TypeError, ValueError: naming the argument that is wrong.
 
-    Source: Metzen et al. 2017, arXiv:1702.04267, equation 3 (their adversary of a known detector).
+    Source: Metzen et al. 2017, arXiv:1702.04267, their dynamic adversary, which knows the detector.
     """
     if not isinstance(weights, list | tuple) or not weights:
         raise ValueError(f"weights: expected a list of numbers in [0, 1], found {weights!r}")
