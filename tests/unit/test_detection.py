@@ -1,38 +1,25 @@
-"""Detectors: what they see against the formulas, their training, their files, and what they are judged by."""
+"""Detectors: what they see against the formulas, their training, and their files."""
 
 import io
-import math
 
 import numpy as np
 import pytest
 import torch
 from attack_cases import small_net
+from detection_cases import SHAPE, images, network, training_set
 from kafnets import create_model
 from kafnets.activations import create_activation
-from kafnets.data.dataset import balanced_order
-from kafnets.detection import metrics
+from kafnets.detection import training
 from kafnets.detection.activation_statistics import ActivationStatistics, responses, slope
+from kafnets.detection.attacks import static_pgd
 from kafnets.detection.base import middle_of
 from kafnets.detection.confidence import Confidence
-from kafnets.detection.judge import COLUMNS, judge, of_columns, split
 from kafnets.detection.metzen import Metzen
 from kafnets.detection.saving import create_detector, load_detector, save_detector
 from kafnets.detection.training import Recipe, recipe_of, train
 from kafnets.runtime.errors import UserError
 from safetensors.torch import save_file
 from torch import nn
-
-SHAPE = (3, 16, 16)
-
-
-def images(count, seed=0):
-    return torch.rand(count, *SHAPE, generator=torch.Generator().manual_seed(seed))
-
-
-def network(activation, seed=0, **arguments):
-    torch.manual_seed(seed)
-    return create_model("resnet8", activation, image_shape=SHAPE, **arguments).eval()
-
 
 # -- features and scores
 
@@ -205,12 +192,6 @@ def test_activations_without_a_slope_have_no_statistic_of_it():
 RECIPE = Recipe(eps=16 / 255, step=4 / 255, iterations=2, epochs=4, batch_size=8, learning_rate=0.02, seed=3)
 
 
-def training_set(count=24):
-    generator = torch.Generator().manual_seed(7)
-    pixels = torch.randint(256, (count, *SHAPE), generator=generator, dtype=torch.uint8)
-    return pixels, torch.randint(10, (count,), generator=generator)
-
-
 @pytest.mark.parametrize(("method", "dynamic"), [("kaf_statistics", False), ("metzen", True)])
 def test_a_training_goes_on_where_it_was(method, dynamic):
     """After any epoch: the weights are those of the uninterrupted one, to the bit."""
@@ -256,6 +237,26 @@ def test_what_it_learns_tells_attacked_images_from_clean_ones():
     recipe = Recipe(**{**vars(RECIPE), "epochs": 15})
     history = train(detector, grey, labels, recipe, note=lambda text: None)
     assert history[-1]["accuracy"] > 0.9 and history[-1]["loss"] < history[0]["loss"]
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_it_does_not_learn_the_noise_of_the_attacks(monkeypatch, seed):
+    """The same seed gives training images and attacked images different starts."""
+    net, (pixels, labels) = network("relu"), training_set(8)
+    given = []
+
+    def noting(*arguments, **options):
+        given.append(static_pgd(*arguments, **options))
+        return given[-1]
+
+    monkeypatch.setattr(training, "static_pgd", noting)
+    # a step of no length: what is crafted is the start itself
+    recipe = Recipe(**{**vars(RECIPE), "step": 0.0, "epochs": 1, "seed": seed})
+    train(create_detector("metzen", net, SHAPE, width=2), pixels, labels, recipe, note=lambda text: None)
+    judged = static_pgd(net, pixels / 255, labels, eps=recipe.eps, step=0.0, iterations=1, seed=seed)
+    crafted, attacked = (one.adversarial - pixels / 255 for one in (given[0], judged))
+    assert crafted.abs().max() > recipe.eps / 2
+    assert abs(np.corrcoef(crafted.flatten(), attacked.flatten())[0, 1]) < 0.1
 
 
 def test_a_loss_that_is_no_number_ends_it():
@@ -306,141 +307,3 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(UserError, match="not a readable safetensors file"):
         load_detector(path, net)
-
-
-# -- thresholds and rates
-
-
-@pytest.mark.parametrize("count", [100, 137, 1000])
-@pytest.mark.parametrize("rate", metrics.RATES)
-def test_a_threshold_rejects_as_many_as_it_may(count, rate):
-    generator = np.random.default_rng(count)
-    scores = generator.normal(size=count)
-    limit = metrics.threshold(scores, rate)
-    assert (scores > limit).sum() == math.floor(rate * count)
-    # with ties at most as many
-    tied = np.round(scores, 1)
-    limit = metrics.threshold(tied, rate)
-    assert (tied > limit).mean() <= rate
-    lower = tied[tied < limit].max()
-    assert (tied > lower).mean() > rate
-
-
-def test_thresholds_that_cannot_be_known():
-    with pytest.raises(ValueError, match="at least 100 are needed"):
-        metrics.threshold(np.zeros(99), 0.01)
-    with pytest.raises(ValueError, match="are no numbers"):
-        metrics.threshold(np.r_[np.zeros(90), np.full(10, np.inf)], 0.05)
-
-
-def test_roc_and_its_area_against_a_direct_count():
-    generator = np.random.default_rng(0)
-    clean = generator.normal(size=60).round(1)
-    adversarial = (generator.normal(size=45) + 0.8).round(1)
-    false, true = metrics.roc(clean, adversarial)
-    pairs = {(0.0, 0.0), (1.0, 1.0)}
-    for limit in [*clean, *adversarial]:
-        pairs.add((np.mean(clean >= limit), np.mean(adversarial >= limit)))
-    assert np.allclose(sorted(pairs), sorted(set(zip(false, true, strict=True))))
-    assert (np.diff(false) >= 0).all() and (np.diff(true) >= 0).all()
-    wins = np.mean([(a > c) + 0.5 * (a == c) for a in adversarial for c in clean])
-    assert metrics.auc(clean, adversarial) == pytest.approx(wins)
-    assert metrics.auc(clean, adversarial) == pytest.approx(np.trapezoid(true, false))
-    assert metrics.auc(clean, clean) == pytest.approx(0.5)
-    assert metrics.auc([0.0], [1.0]) == 1 and metrics.auc([1.0], [0.0]) == 0
-
-
-def test_figures_are_counted():
-    """Five images: right, right, right, wrong and accepted as it is, wrong and rejected as it is."""
-    clean = {"score": [0.0, 1.0, 3.0, 0.5, 3.0], "misclassified": [False, False, False, True, True]}
-    attacks = [
-        {
-            "score": np.array([1.5, 0.0, 9.0, 0.5, 3.0]),
-            "misclassified": np.array([True, False, True, True, True]),
-        },
-        {
-            "score": np.array([5.0, 0.2, 2.5, 0.7, 2.9]),
-            "misclassified": np.array([True, False, False, True, True]),
-        },
-    ]
-    evading = metrics.lowest(attacks)
-    assert evading.tolist() == [1.5, np.inf, 9.0, 0.5, 2.9]
-    found = metrics.figures(clean, evading, {0.05: 2.0, 0.01: 4.0})
-    assert found["examples"] == 5 and found["misclassified"] == 4
-    loose, strict = found["rates"]
-    # rejected: two clean ones; of the four misclassified two; robust is the one that was never fooled
-    assert loose == {
-        **{"rate": 0.05, "threshold": 2.0, "false_positives": 2, "detected": 2},
-        **{"evaded": 2, "robust": 1},
-    }
-    assert strict == {
-        **{"rate": 0.01, "threshold": 4.0, "false_positives": 0, "detected": 1},
-        **{"evaded": 3, "robust": 2},
-    }
-    nothing = metrics.figures({"score": [0.0], "misclassified": [False]}, [np.inf], {0.05: 1.0})
-    assert nothing["auc"] is None and nothing["rates"][0]["detected"] == 0
-
-
-# -- the judge
-
-
-def test_the_attacked_and_the_held_out_images_are_apart():
-    labels = torch.arange(300) % 10
-    attacked, held_out = split(labels, 60, 100)
-    assert not set(attacked.tolist()) & set(held_out.tolist())
-    assert len(attacked) == 60 and len(held_out) == 100
-    for chosen in (attacked, held_out):
-        assert (labels[chosen].bincount() == len(chosen) // 10).all() and (chosen.diff() > 0).all()
-    # those of every other evaluation with so many
-    assert attacked.tolist() == sorted(balanced_order(labels.numpy())[:60])
-    with pytest.raises(UserError, match=r"held_out: .* the test set has 300"):
-        split(labels, 201, 100)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"method": "pgd", "eps": "16/255", "step": "8/255", "iterations": 2},
-        {"method": "orthogonal_pgd", "eps": "16/255", "step": "8/255", "iterations": 2},
-        {"method": "cw_detector", "iterations": 4, "search_steps": 1, "learning_rate": 0.1},
-        {"method": "fmn", "eps": "16/255", "iterations": 3},
-    ],
-)
-def test_a_judgement(settings):
-    """Its columns are the network's and the detector's own, and its figures are counted of them."""
-    net = network("kaf_elu")
-    detector = create_detector("kaf_statistics", net, SHAPE, layer="layer3")
-    pixels, labels = training_set(110)
-    with torch.no_grad():  # half of the images are right
-        labels[:5] = net(pixels[:5] / 255).argmax(1)
-    figures, columns = judge(detector, pixels[:10], labels[:10], pixels[10:], settings, batch_size=7)
-    assert set(columns) == set(COLUMNS) and all(len(one) == 10 for one in columns.values())
-    with torch.no_grad():
-        logits, scores = detector.look(pixels[:10] / 255)
-        held_out = detector(pixels[10:] / 255).numpy()
-    np.testing.assert_allclose(columns["clean_score"], scores, atol=1e-5)
-    assert columns["clean_answer"].tolist() == logits.argmax(1).tolist()
-    for one in figures["rates"]:
-        assert one["threshold"] == pytest.approx(np.sort(held_out)[-1 - int(one["rate"] * 100)], abs=1e-5)
-    expected = metrics.figures(
-        *of_columns(columns), {one["rate"]: one["threshold"] for one in figures["rates"]}
-    )
-    assert {name: figures[name] for name in expected} == expected
-    # what is misclassified as it is needs no attack, unless that lowers its score
-    wrong = columns["clean_answer"] != columns["label"]
-    assert wrong.sum() == 5 and (columns["answer"] != columns["label"])[wrong].all()
-    assert (columns["score"][wrong] <= columns["clean_score"][wrong]).all()
-    if "eps" in settings:
-        assert columns["linf"].max() <= 16 / 255 + 1e-6
-    assert np.isfinite(columns["score"]).all() and figures["held_out"] == 100
-
-
-def test_wrong_settings_of_an_attack_are_told():
-    detector, (pixels, labels) = Confidence(network("relu")), training_set(110)
-    with pytest.raises(UserError, match="did you mean pgd"):
-        judge(detector, pixels[:4], labels[:4], pixels[10:], {"method": "pdg"})
-    with pytest.raises(UserError, match=r"attack static: .*step"):
-        bad = {"attack": "static", "method": "pgd", "eps": "8/255", "iterations": 1}
-        judge(detector, pixels[:4], labels[:4], pixels[10:], bad)
-    with pytest.raises(UserError, match=r"held_out: .*at least 100"):
-        judge(detector, pixels[:4], labels[:4], pixels[10:60], {"method": "pgd"})

@@ -68,7 +68,9 @@ def lowest(attacks):
     Args:
         attacks (sequence of dict): each with `misclassified` (N,) bool and `score` (N,), on the same images.
     """
-    found = [np.where(one["misclassified"], one["score"], np.inf) for one in attacks]
+    # what every threshold rejects is misclassified all the same
+    highest = np.finfo(float).max
+    found = [np.where(one["misclassified"], np.minimum(one["score"], highest), np.inf) for one in attacks]
     return np.minimum.reduce(found)
 
 

@@ -15,7 +15,7 @@ from ..runtime.units import fraction
 from .attacks import Point, combination, static_pgd
 
 # Which random numbers a seed is for; each has a stream of its own.
-_ORDER, _WEIGHTS, _STARTS = 0, 1, 2
+_ORDER, _WEIGHTS, _STARTS, _CRAFTED = 0, 1, 2, 3
 
 
 @dataclass(frozen=True)
@@ -150,8 +150,10 @@ class _Training:
         """The features of the clean images and of adversarial ones, which the network is asked for once."""
         recipe = self.recipe
         ball = {"eps": recipe.eps, "step": recipe.step, "iterations": recipe.iterations}
+        # not the attacks' seed: they would start from the very noise that the detector has learned by heart
+        seed = int(np.random.SeedSequence([recipe.seed, _CRAFTED]).generate_state(1)[0])
         result = static_pgd(
-            self.detector.network, self.pixels, self.classes, batch_size=self.size, seed=recipe.seed, **ball
+            self.detector.network, self.pixels, self.classes, batch_size=self.size, seed=seed, **ball
         )
         return self._features(self.pixels), self._features(result.adversarial)
 
