@@ -1,6 +1,7 @@
 """Receiver operating characteristics of detectors, under a static and an adaptive attacker."""
 
 import numpy
+from matplotlib.ticker import PercentFormatter
 
 from ...registry import label
 from ..detection_table import LOOSE, STRICT, said
@@ -67,5 +68,6 @@ def _panel(axes, title, detectors, settings):
     axes.set_xscale("log")
     axes.set_xlim(_LOWEST, 1)
     axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.set_xticks([_LOWEST, STRICT, LOOSE, 1], ["0.1%", "1%", "5%", "100%"])
     axes.set_xticks([], minor=True)
