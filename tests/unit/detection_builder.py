@@ -64,7 +64,8 @@ def write(folder, attack, detector="confidence", activation="relu", seed=0, **ch
         **{"experiment": "tiny", "activation": activation, "seed": seed},
         **{"detector": detector, "attack": attack, "settings": {}, "held_out": 1000},
         **metrics.figures(*of_columns(found), THRESHOLDS),
-        **{"model_sha256": f"{activation}{seed}", "csv_sha256": sha256(scores)},
+        **{"model_sha256": f"{activation}{seed}", "detector_sha256": detector, "data_sha256": "digits"},
+        **{"csv_sha256": sha256(scores)},
         **changes,
     }
     write_json(path, record)

@@ -150,10 +150,14 @@ def test_records_that_do_not_fit_are_refused(tmp_path):
     scores.unlink()
     with pytest.raises(UserError, match="no such file"):
         detections.read(path)
-    others = [write(tmp_path, "cw", model_sha256="another"), write(tmp_path, "orthogonal")]
+
+
+@pytest.mark.parametrize("key", ["model_sha256", "detector_sha256", "data_sha256", "held_out"])
+def test_attacks_on_something_else_are_not_merged(tmp_path, key):
+    others = [write(tmp_path, "cw", **{key: "another"}), write(tmp_path, "orthogonal")]
     judged = [detections.read(one) for one in (write(tmp_path, "static"), *others)]
     alone = {**SETTINGS, "detectors": {"confidence": {"method": "confidence"}}}
-    with pytest.raises(UserError, match="of other images or weights"):
+    with pytest.raises(UserError, match="of other images, weights or detectors"):
         detections.guarded(judged, alone)
 
 

@@ -10,7 +10,12 @@ from ..detection import metrics
 from ..runtime.errors import UserError
 from ..runtime.files import read_json, sha256
 
-KEYS = ("experiment", "activation", "seed", "detector", "attack", "settings", "rates", "csv_sha256")
+# What attacks on one detector have in common: scores are compared with each other and with one threshold.
+_COMMON = ("model_sha256", "detector_sha256", "data_sha256", "held_out")
+KEYS = (
+    *("experiment", "activation", "seed", "detector", "attack", "settings", "rates", "csv_sha256"),
+    *_COMMON,
+)
 _INTEGERS = ("label", "clean_answer", "answer")
 _FLOATS = ("clean_score", "score", "linf", "l2")
 _AGAIN = "delete it to have it made again"
@@ -124,7 +129,8 @@ def guarded(judged, settings):
         settings: of :func:`kafnets.config.detection.table_settings`.
 
     Raises:
-        UserError: when an attack of the settings is missing, or attacks are not on the same images.
+        UserError: when an attack of the settings is missing, or attacks are not on the same images, network
+            and detector.
     """
     found = {}
     for one in judged:
@@ -145,8 +151,8 @@ def _check(name, attacks, wanted):
     first = attacks[next(iter(wanted))]
     for one in attacks.values():
         same = np.array_equal(one.columns["image"], first.columns["image"])
-        if not same or one.record["model_sha256"] != first.record["model_sha256"]:
+        if not same or any(one.record[key] != first.record[key] for key in _COMMON):
             raise UserError(
-                f"{name}: {one.attack} and {first.attack} are of other images or weights; run snakemake "
-                "again to have them made again"
+                f"{name}: {one.attack} and {first.attack} are of other images, weights or detectors; delete "
+                "both and run snakemake to have them made again"
             )
