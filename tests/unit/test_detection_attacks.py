@@ -299,10 +299,10 @@ def test_without_a_detector_it_is_the_attack_of_another_library(detector, some, 
     images = images.to(dtype)
     with torch.no_grad():
         right = net(images).argmax(1) == labels
-    settings = {"iterations": 60, "search_steps": 5, "learning_rate": 0.1}
+    settings = {"iterations": 30, "search_steps": 5, "learning_rate": 0.1}
     ours = cw_detector(Confidence(net), images, labels, threshold=1e6, **settings)
     attack = foolbox.attacks.L2CarliniWagnerAttack(
-        steps=60, binary_search_steps=5, stepsize=0.1, confidence=0.0, abort_early=False
+        steps=30, binary_search_steps=5, stepsize=0.1, confidence=0.0, abort_early=False
     )
     wrapped = foolbox.PyTorchModel(net, bounds=(0, 1), device="cpu")
     theirs = attack(wrapped, images, foolbox.criteria.Misclassification(labels), epsilons=None)[1]
