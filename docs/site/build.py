@@ -37,7 +37,7 @@ def gather(target):
         pages[name] = page = place(name)
         if name.endswith(NOTEBOOK):
             text = as_markdown(json.loads(text), target / page)
-        text, found = relinked(name, text)
+        text, found = relinked(name, titled(name, text))
         waiting += [path for path in found if path.endswith((".md", NOTEBOOK))]
         for path in found:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,12 @@ def place(name):
     return (
         INDEX if name == README else name.removesuffix(NOTEBOOK) + (".md" if name.endswith(NOTEBOOK) else "")
     )
+
+
+def titled(name, text):
+    """A page's text with a title: without one of its own, as a table has none, where it stands."""
+    where = name.removesuffix(".md").removesuffix("/README")
+    return text if text.startswith("# ") else f"# {where}\n\n{text}"
 
 
 def relinked(name, text):
