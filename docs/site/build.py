@@ -128,6 +128,7 @@ def contents(pages):
 def reference():
     """The page of the API: what `kafnets` exports, then every name of the registry, by its docstring."""
     sys.path.insert(0, str(SCRIPTS))
+    import kafnets
     from kafnets import registry
 
     kinds = [
@@ -135,13 +136,15 @@ def reference():
         ("Networks", registry.ARCHITECTURES),
         ("Attacks", registry.ATTACKS),
         ("Training methods", registry.ADVERSARIES),
+        ("Certificates", registry.CERTIFICATES),
+        ("Detectors", registry.DETECTORS),
+        ("Attacks on detectors", registry.DETECTION_ATTACKS),
     ]
     yield "# The library's API\n\nOf every name that programs may use: arguments, shapes, errors, source.\n\n"
     yield "## What kafnets exports\n\n"
-    for name in ("create_model", "load_model", "save_model", "load_state_dict", "create_activation"):
-        yield directive("autofunction", f"kafnets.{name}")
-    for name in ("KAF", "attacks.AttackResult", "attacks.Expectation"):
-        yield directive("autoclass", f"kafnets.{name}")
+    for name in (*kafnets._EXPORTS, "attacks.AttackResult", "attacks.Expectation"):
+        kind = "autoclass" if name.rpartition(".")[2][0].isupper() else "autofunction"
+        yield directive(kind, f"kafnets.{name}")
     documented = {"kafnets.activations.kaf.layer.KAF"}
     for title, table in kinds:
         yield f"## {title}\n\n"
@@ -154,7 +157,7 @@ def reference():
             else:
                 documented.add(target)
                 yield f"`{name}`:\n\n"
-                yield directive("autofunction" if title == "Attacks" else "autoclass", target)
+                yield directive("autofunction" if title.startswith("Attacks") else "autoclass", target)
 
 
 def arguments(entry):
