@@ -25,5 +25,5 @@ COPY --from=build /opt/compiled /opt/compiled
 COPY --from=build /opt/kafnets /opt/kafnets
 # any user may run it, also one without a home here
 ENV PATH=/opt/venv/bin:$PATH KAFNETS_CACHE=/opt/compiled HOME=/tmp LC_ALL=C.UTF-8
-WORKDIR /work
+WORKDIR /workdir
 CMD ["snakemake", "--snakefile", "/opt/kafnets/Snakefile", "--cores", "2", "--configfile", "/opt/kafnets/workflow/presets/demo.yaml"]

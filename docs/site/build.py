@@ -37,7 +37,7 @@ def gather(target):
         pages[name] = page = place(name)
         if name.endswith(NOTEBOOK):
             text = as_markdown(json.loads(text), target / page)
-        text, found = relinked(name, text)
+        text, found = relinked(name, titled(name, text))
         waiting += [path for path in found if path.endswith((".md", NOTEBOOK))]
         for path in found:
             (target / path).parent.mkdir(parents=True, exist_ok=True)
@@ -53,6 +53,12 @@ def place(name):
     return (
         INDEX if name == README else name.removesuffix(NOTEBOOK) + (".md" if name.endswith(NOTEBOOK) else "")
     )
+
+
+def titled(name, text):
+    """A page's text with a title: without one of its own, as a table has none, where it stands."""
+    where = name.removesuffix(".md").removesuffix("/README")
+    return text if text.startswith("# ") else f"# {where}\n\n{text}"
 
 
 def relinked(name, text):
@@ -122,6 +128,7 @@ def contents(pages):
 def reference():
     """The page of the API: what `kafnets` exports, then every name of the registry, by its docstring."""
     sys.path.insert(0, str(SCRIPTS))
+    import kafnets
     from kafnets import registry
 
     kinds = [
@@ -129,13 +136,15 @@ def reference():
         ("Networks", registry.ARCHITECTURES),
         ("Attacks", registry.ATTACKS),
         ("Training methods", registry.ADVERSARIES),
+        ("Certificates", registry.CERTIFICATES),
+        ("Detectors", registry.DETECTORS),
+        ("Attacks on detectors", registry.DETECTION_ATTACKS),
     ]
     yield "# The library's API\n\nOf every name that programs may use: arguments, shapes, errors, source.\n\n"
     yield "## What kafnets exports\n\n"
-    for name in ("create_model", "load_model", "save_model", "load_state_dict", "create_activation"):
-        yield directive("autofunction", f"kafnets.{name}")
-    for name in ("KAF", "attacks.AttackResult", "attacks.Expectation"):
-        yield directive("autoclass", f"kafnets.{name}")
+    for name in (*kafnets._EXPORTS, "attacks.AttackResult", "attacks.Expectation"):
+        kind = "autoclass" if name.rpartition(".")[2][0].isupper() else "autofunction"
+        yield directive(kind, f"kafnets.{name}")
     documented = {"kafnets.activations.kaf.layer.KAF"}
     for title, table in kinds:
         yield f"## {title}\n\n"
@@ -148,7 +157,7 @@ def reference():
             else:
                 documented.add(target)
                 yield f"`{name}`:\n\n"
-                yield directive("autofunction" if title == "Attacks" else "autoclass", target)
+                yield directive("autofunction" if title.startswith("Attacks") else "autoclass", target)
 
 
 def arguments(entry):

@@ -104,6 +104,7 @@ def mappings(value, path=()):
 
 
 OPTIONAL = [
+    ("container",),
     ("study", "null_models", "kaf"),
     (*TRAINING, "activation_rate"),
     (*TRAINING, "penalties"),

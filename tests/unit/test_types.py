@@ -6,6 +6,7 @@ import tomllib
 import typing
 
 import kafnets
+import pandas
 import pytest
 import torch
 import yaml
@@ -18,6 +19,8 @@ PUBLIC = {
     **{f"attacks.{name}": entry.load() for name, entry in registry.ATTACKS.items()},
     "attacks.Expectation": kafnets.attacks.Expectation,
 }
+# what annotations name without importing it
+NAMED = {"torch": torch, "pandas": pandas}
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -26,7 +29,7 @@ def test_a_signature_says_its_types(name):
     if inspect.isclass(function):
         function = function.__init__
     signature = inspect.signature(function)
-    kinds = typing.get_type_hints(function, localns={"torch": torch})
+    kinds = typing.get_type_hints(function, localns=NAMED)
     for argument in signature.parameters:
         assert argument in kinds or argument == "self", f"{name}: {argument}"
     assert "return" in kinds or inspect.isclass(PUBLIC[name])
@@ -36,7 +39,7 @@ def test_a_signature_says_its_types(name):
 def test_a_default_is_of_its_type(name):
     """Of what can be compared: numbers, texts, None."""
     function = PUBLIC[name].__init__ if inspect.isclass(PUBLIC[name]) else PUBLIC[name]
-    kinds = typing.get_type_hints(function, localns={"torch": torch})
+    kinds = typing.get_type_hints(function, localns=NAMED)
     for argument, parameter in inspect.signature(function).parameters.items():
         kind = kinds.get(argument)
         allowed = typing.get_args(kind) or (kind,)

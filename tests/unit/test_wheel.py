@@ -19,7 +19,7 @@ from tests.repository import ENVIRONMENT, ROOT, copy_repository
 LIBRARY = sorted((SCRIPTS / "kafnets").rglob("*.py"))
 PLOTS = "kafnets.report.plots"
 # What a file imports that asks first whether it is there.
-ASKED_FOR = {"triton"}
+ASKED_FOR = {"triton", "cvxpy"}
 HOMES = metadata.packages_distributions()
 
 

@@ -49,10 +49,10 @@ ELSEWHERE = {
         "needs Docker; tests/unit/test_container.py"
     ),
     "docker build -t kafnets:cuda --build-arg DEVICE=cuda .": "needs Docker; tests/unit/test_container.py",
-    'docker run --rm --user "$(id -u)" -v "$PWD/demo:/work" kafnets': (
+    'docker run --rm --user "$(id -u)" -v "$PWD/demo:/workdir" kafnets': (
         "needs Docker; tests/unit/test_container.py::test_the_demo_is_planned_from_what_is_copied"
     ),
-    'docker run --rm --gpus all -v "$PWD:/work" kafnets:cuda snakemake --snakefile /opt/kafnets/Snakefile'
+    'docker run --rm --gpus all -v "$PWD:/workdir" kafnets:cuda snakemake --snakefile /opt/kafnets/Snakefile'
     " --cores 8": "needs Docker and a GPU",
     "apptainer build kafnets.sif docker-daemon://kafnets:latest": "needs Apptainer",
     'snakemake --cores 8 --sdm apptainer --config container="$PWD/kafnets.sif"': "needs Apptainer",
@@ -180,7 +180,7 @@ def test_snakemake_is_told_how_many_cores(command):
 
 @pytest.mark.parametrize("place", [place for place in ELSEWHERE.values() if "::" in place])
 def test_the_test_that_runs_it_is_there(place):
-    file, _, name = place.partition("::")
+    file, _, name = place.rpartition("; ")[2].partition("::")
     assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8")
 
 

@@ -102,11 +102,11 @@ DETECTIONS = Detections(GRID)
 OUT = GRID.out
 
 
-container: config["container"]
+container: config.get("container")
 
 
 USES_CONTAINER = (
-    config["container"] is not None
+    config.get("container") is not None
     and DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
 )
 

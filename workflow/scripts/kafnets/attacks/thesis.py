@@ -35,9 +35,9 @@ def thesis_pgd(
     changed the largest share of the predictions (the first of equals), instead of the worst per image.
 
     Args:
-        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts,
-            surrogate, progress, memory: as in :func:`pgd`, with the same random starts. The labels serve for
-            the verdict only.
+        model, images, labels: as in :func:`pgd`. The labels serve for the verdict only.
+        eps, step, iterations, restarts, loss: as there.
+        batch_size, seed, starts, surrogate, progress, memory: as there, with the same random starts.
 
     Returns:
         AttackResult: `robust` is True where the chosen restart's last point gets the true label, so it does

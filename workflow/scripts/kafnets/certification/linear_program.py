@@ -7,10 +7,9 @@ steps' results are variables. The solver's tolerances are not covered: it is a r
 import itertools
 
 import numpy as np
-import scipy.sparse
 import torch
-from scipy.optimize import linprog
 
+from ..runtime.errors import optional
 from .crown import Lines, Relaxed
 from .operations import Activation, Addition, Affine
 
@@ -32,6 +31,7 @@ def lower_bounds(network, lower, upper, rows, pieces=PIECES, intermediate=True):
 
     Raises:
         ValueError: for maximum pooling, and for an activation that has no lines.
+        UserError: without scipy.
     """
     program = _Program(network, lower, upper, pieces, intermediate)
     return np.array([program.least(len(network.steps) - 1, np.asarray(row, float)) for row in rows])
@@ -41,6 +41,8 @@ class _Program:
     """Variables for the results of all steps, one image's, and what is known of them."""
 
     def __init__(self, network, lower, upper, pieces, intermediate):
+        self.sparse = optional("scipy.sparse", "statistics")
+        self.solve = optional("scipy.optimize", "statistics").linprog
         self.network, self.pieces, self.intermediate = network, pieces, intermediate
         self.relaxed = Relaxed(network, lower, upper)
         sizes = [step.size for step in network.steps]
@@ -67,13 +69,13 @@ class _Program:
     def _columns(self, blocks):
         """A matrix over all variables, from blocks for the results of some steps."""
         count = next(iter(blocks.values())).shape[0]
-        whole = scipy.sparse.lil_matrix((count, self.starts[-1]))
+        whole = self.sparse.lil_matrix((count, self.starts[-1]))
         for index, block in blocks.items():
-            whole[:, self._slice(index)] = scipy.sparse.lil_matrix(block)
+            whole[:, self._slice(index)] = self.sparse.lil_matrix(block)
         return whole.tocsr()
 
     def _equate(self, index, step):
-        identity = scipy.sparse.identity(step.size)
+        identity = self.sparse.identity(step.size)
         if isinstance(step.operation, Addition):
             blocks, values = {index: -identity}, np.zeros(step.size)
             for number in step.inputs:
@@ -122,8 +124,8 @@ class _Program:
             rows += [(output, -1, entry, slope, -offset) for slope, offset in lower_lines]
         outputs, signs, inputs, slopes, limits = (np.array(one) for one in zip(*rows, strict=True))
         count = np.arange(len(rows))
-        matrix = scipy.sparse.csr_matrix((signs, (count, outputs)), (len(rows), self.starts[-1]))
-        matrix += scipy.sparse.csr_matrix((slopes, (count, inputs)), (len(rows), self.starts[-1]))
+        matrix = self.sparse.csr_matrix((signs, (count, outputs)), (len(rows), self.starts[-1]))
+        matrix += self.sparse.csr_matrix((slopes, (count, inputs)), (len(rows), self.starts[-1]))
         self.at_most.append(matrix)
         self.limits.append(limits)
 
@@ -145,11 +147,11 @@ class _Program:
         objective[self._slice(index)] = row
         known = {}
         if self.equal:
-            known |= {"A_eq": scipy.sparse.vstack(self.equal), "b_eq": np.concatenate(self.values)}
+            known |= {"A_eq": self.sparse.vstack(self.equal), "b_eq": np.concatenate(self.values)}
         if self.at_most:
-            known |= {"A_ub": scipy.sparse.vstack(self.at_most), "b_ub": np.concatenate(self.limits)}
+            known |= {"A_ub": self.sparse.vstack(self.at_most), "b_ub": np.concatenate(self.limits)}
         bounds = np.stack([self.lower, self.upper], 1)
-        found = linprog(objective, bounds=bounds, method="highs", **known)
+        found = self.solve(objective, bounds=bounds, method="highs", **known)
         if found.status != 0:
             raise RuntimeError(f"the linear program was not solved: {found.message}")
         return found.fun

@@ -103,8 +103,8 @@ def selective_pgd(
     """PGD along the network's gradient until it is fooled by a margin, then along the detector's.
 
     Args:
-        detector, images, labels, eps, step, iterations, restarts, norm, **others: as in
-            :func:`combined_pgd`.
+        detector, images, labels, eps, step, iterations, restarts, norm: as in :func:`combined_pgd`.
+        **others: as there.
         margin: by how much another logit has to exceed the label's.
 
     Returns:
@@ -129,8 +129,8 @@ def orthogonal_pgd(
     along the other gradient have reached.
 
     Args:
-        detector, images, labels, eps, step, iterations, restarts, margin, norm, **others: as in
-            :func:`selective_pgd`.
+        detector, images, labels, eps, step, iterations, restarts, margin, norm: as in :func:`selective_pgd`.
+        **others: as there.
 
     Returns:
         AttackResult: `adversarial` holds the misclassified point of the lowest score, where one was found.

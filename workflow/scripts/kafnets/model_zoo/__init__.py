@@ -13,10 +13,15 @@ import functools
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..registry import PUBLISHED
 from ..runtime.errors import UserError, optional
 from ..runtime.files import sha256
+
+if TYPE_CHECKING:  # what only lists names has neither
+    import pandas
+    import torch
 
 _INDEX = Path(__file__).with_name("index.json")
 _CHECKOUT = Path(__file__).resolve().parents[4]
@@ -57,7 +62,7 @@ def describe(name):
     raise UserError(f"model: {name!r} is not known; {hint}choose one of {', '.join(index())}, or give a file")
 
 
-def load_model(source, device="cpu"):
+def load_model(source: str | os.PathLike, device: "str | torch.device" = "cpu") -> "torch.nn.Module":
     """A network by its name in the index, or from a file of :func:`kafnets.save_model`, in evaluation mode.
 
     What is not in the cache is downloaded once, and verified by its checksum before it is opened; with the
@@ -102,7 +107,7 @@ def file_of(source):
     return _published(source, entry) if "row" in entry else _kept(source, entry)
 
 
-def leaderboard():
+def leaderboard() -> "pandas.DataFrame":
     """How the networks of the index fared: a DataFrame with a row for each of their evaluations.
 
     Its columns are `COLUMNS`; clean and robust are shares of `examples` test images, `source` says where the

@@ -5,7 +5,9 @@ import importlib
 import importlib.util
 import io
 import logging
+import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,7 +20,7 @@ TOLERANCE = 1e-4
 _NEEDED = ("onnx", "onnxscript")
 
 
-def export(model, path, image_shape=(3, 32, 32)):
+def export(model: torch.nn.Module, path: str | os.PathLike, image_shape: Sequence[int] = (3, 32, 32)) -> None:
     r"""Writes a network as ONNX or as a program of torch.export, for any number of images at a time.
 
     A KAF is its formula in plain operations there, with D times its input in memory. What is written was

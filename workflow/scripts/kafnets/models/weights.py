@@ -32,7 +32,7 @@ _MERE_DATA = [
 def load_state_dict(
     model: torch.nn.Module, weights: str | os.PathLike | dict, key: str | None = None
 ) -> torch.nn.Module:
-    """Fills `model` with weights that are not a file of :func:`kafnets.save_model`.
+    """Fills `model` with weights that are not a file of :func:`kafnets.save_model`::
 
         model = kafnets.create_model("resnet20", block="original", shortcut="pad_both")
         kafnets.load_state_dict(model, "resnet20.th")

@@ -107,8 +107,8 @@ class LipschitzKAFWithBase(KAFWithBase):
     as :class:`LipschitzKAF`. With the defaults it starts as :math:`b` over its steepest slope.
 
     Args:
-        channels, D, boundary, bandwidth, std, trainable_dictionary, trainable_bandwidth, backend, device,
-            dtype, share: as of :class:`.with_base.KAFWithBase`
+        channels, D, boundary, bandwidth, std: as of :class:`.with_base.KAFWithBase`
+        trainable_dictionary, trainable_bandwidth, backend, device, dtype, share: as there.
         base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"silu"``
 
     Shape:

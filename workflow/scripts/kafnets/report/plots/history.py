@@ -59,7 +59,7 @@ def _scale(panel, scale):
 
 def _curve(panel, activation, seeds, column, factor):
     """Draws one activation's line; returns what it does not show, in words, or nothing."""
-    pandas = optional("pandas", "plots")
+    pandas = optional("pandas", "report")
     by_epoch = [history.set_index("epoch")[column] for history in seeds]
     # the mean is always of the same seeds
     together = pandas.concat(by_epoch, axis=1, join="inner").sort_index()
