@@ -84,6 +84,6 @@ def test_another_setting_makes_that_certificate_again_and_an_interrupted_one_goe
     # made at once it is the same
     for suffix in ("json", "csv"):
         (made / CELL / f"smooth.{suffix}").unlink()
-    run(made, *options)
+    run(made, f"{CELL}/smooth.json", *options[1:])
     assert rows(made / CELL / "smooth.csv") == resumed
     assert "Nothing to be done" in plan(made, "-n", *options)
