@@ -79,6 +79,7 @@ def test_another_setting_makes_that_certificate_again_and_an_interrupted_one_goe
     [gone_on] = re.findall(r"going on after (\d+) images", log)
     assert 0 < int(gone_on) < 10 and not state.exists()
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in other] == before
+    assert "Nothing to be done" in plan(made, "-n", *options)
     resumed = rows(made / CELL / "smooth.csv")
 
     # made at once it is the same
@@ -86,4 +87,3 @@ def test_another_setting_makes_that_certificate_again_and_an_interrupted_one_goe
         (made / CELL / f"smooth.{suffix}").unlink()
     run(made, f"{CELL}/smooth.json", *options[1:])
     assert rows(made / CELL / "smooth.csv") == resumed
-    assert "Nothing to be done" in plan(made, "-n", *options)
