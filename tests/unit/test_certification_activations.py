@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from kafnets.certification.activations import bounds_of
 from kafnets.certification.activations.curve import RangeMax
 from kafnets.registry import ACTIVATIONS
 from torch import nn
+
+from tests.repository import ROOT
 
 CHANNELS, INTERVALS, POINTS = 3, 160, 96
 WIDTHS = (1e-3, 0.2, 1.0, 4.0, 12.0)
@@ -314,3 +317,11 @@ def test_a_kernel_that_grows_has_no_bounds():
         layer.bandwidth[0] = -0.1
     with pytest.raises(ValueError, match=r"a bandwidth must be positive, got -0\.1"):
         bounds_of(layer)
+
+
+def test_the_program_of_the_page_runs():
+    page = (ROOT / "docs" / "certification.md").read_text(encoding="utf-8")
+    [program] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    made = {}
+    exec(compile(program, "docs/certification.md", "exec"), made)
+    assert made["bounds"].lipschitz().shape == (16,)

@@ -6,6 +6,7 @@ from statistics import NormalDist
 import numpy
 import pytest
 import torch
+from kafnets.attacks import Expectation, pgd
 from kafnets.certification.certify import certify
 from kafnets.certification.entry import ABSTAINED
 from kafnets.certification.smoothing import Smoothing, lower_bound
@@ -248,3 +249,60 @@ def test_outputs_that_are_no_numbers_are_no_answer():
     below = NORMAL.cdf(-0.5 / 0.5)
     assert 2000 * 0.45 < counts.sum() < 2000 * 0.55
     assert counts[1].item() == pytest.approx(2000 * below, abs=5 * math.sqrt(2000 * below))
+
+
+# -- a network that is not linear, under attack
+
+
+class Noisy(nn.Module):
+    """A network's answers to an image with noise, drawn anew in every pass."""
+
+    def __init__(self, model, sigma):
+        super().__init__()
+        self.model, self.sigma = model, sigma
+
+    def forward(self, images):
+        return self.model(images + self.sigma * torch.randn_like(images))
+
+
+def trained_with_noise(sigma):
+    """A network of three classes, images of them, and the images' labels."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(SHAPE), 32), nn.ReLU(), nn.Linear(32, 3))
+    centres, labels = torch.rand(3, *SHAPE), torch.arange(300) % 3
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(150):
+        loss = nn.functional.cross_entropy(model(centres[labels] + sigma * torch.randn(300, *SHAPE)), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    images = (centres[labels[:15]] + 0.2 * torch.randn(15, *SHAPE)).clamp(0, 1)
+    return model, (images * 255).round().to(torch.uint8), labels[:15]
+
+
+def test_no_attack_on_the_smoothed_classifier_succeeds_within_the_radius():
+    """PGD along its expected gradient; what it answers there is counted over many further samples."""
+    sigma = 0.5
+    model, images, labels = trained_with_noise(sigma)
+    settings = {**SETTINGS, "sigma": sigma, "samples": 1000}
+    _, columns = certify(model, images, labels, "smoothing", settings, batch_size=1000)
+    radii, predictions = columns["radius"].tolist(), columns["prediction"]
+    assert min(radii) > 0.3 * sigma and torch.equal(predictions, labels)
+    expected = Expectation(Noisy(model, sigma).eval(), 32)
+
+    def broken(times):
+        """How many answers change within so many times the radius."""
+        count = 0
+        for number, radius in enumerate(radii):
+            image, label = images[number : number + 1].float() / 255, labels[number : number + 1]
+            eps = times * radius
+            attacked = pgd(expected, image, label, eps=eps, step=eps / 4, iterations=10, norm="l2")
+            distance = (attacked.adversarial - image).norm()
+            assert distance <= eps * (1 + 1e-5)
+            with torch.no_grad():
+                votes = model(attacked.adversarial + sigma * torch.randn(4000, *SHAPE)).argmax(1).bincount()
+            count += int(votes.argmax() != label)
+        return count
+
+    assert broken(1) == 0
+    assert broken(1.5) > 7  # the attack is one: not much further away it breaks most of them

@@ -11,6 +11,7 @@ as they are. What only says what there is, or what a record tells, does not coun
 
 import ast
 import functools
+import gc
 import hashlib
 import re
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..registry import ACTIVATIONS
 
 LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
-_REPORT = SCRIPTS / LIBRARY / "report"
+_REPORT = f"{LIBRARY}.report."
 # They say where things are; what they say of a step's own names is in that step's parameters.
 _NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
 # What they say is no part of any result: which names the library exports, what a record tells of its making.
@@ -75,8 +76,8 @@ def modules_of(entries):
 @functools.cache
 def _of_step(script, modules, folders, said, looks):
     code = checksum(script, modules, folders)
-    drawn = looks if any(_REPORT in path.parents for _, path in files(script, modules, folders)) else ()
-    return hashlib.sha256((code + "\n".join([*said, *drawn])).encode()).hexdigest()
+    drawn = looks and any(name.startswith(_REPORT) for name, _ in files(script, modules, folders))
+    return hashlib.sha256((code + "\n".join([*said, *(looks if drawn else ())])).encode()).hexdigest()
 
 
 def checksum(script, modules=(), beside=()):
@@ -103,22 +104,27 @@ def files(script, modules=(), beside=()):
     The name of a Python file is that of its module, that of a file beside it "module/file".
     """
     found = {}
-    queue = [Path(script).stem, *modules]
+    queue = [name for name in (Path(script).stem, *modules) if _is_followed(name, beside)]
     while queue:
         name = queue.pop()
-        path = _file_of(name, beside)
-        if name in found or path is None or _NOT_FOLLOWED.fullmatch(name):
-            continue
-        found[name] = path
-        queue += [*_parents(name), *_imports(path, name)]
+        if name not in found:
+            found[name] = _file_of(name, beside)
+            queue += _run_by(name, beside)
     read = {f"{name}/{file.name}": file for name, path in found.items() for file in _read_by(path)}
     return tuple(sorted({**found, **read}.items()))
 
 
-def _parents(name):
-    """Importing a module runs its packages too."""
+@functools.cache
+def _run_by(name, beside):
+    """The modules that importing one runs: its packages, and what it imports anywhere."""
     parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
+    packages = [".".join(parts[:length]) for length in range(1, len(parts))]
+    found = dict.fromkeys([*packages, *_imports(_file_of(name, beside), name)])
+    return tuple(one for one in found if _is_followed(one, beside))
+
+
+def _is_followed(name, beside):
+    return _file_of(name, beside) is not None and not _NOT_FOLLOWED.fullmatch(name)
 
 
 @functools.cache
@@ -146,6 +152,7 @@ def _imports(path, name):
     return found
 
 
+@functools.cache
 def _read_by(path):
     """Files beside a module that its code names, such as C++ that it compiles."""
     return [path.parent / name for name in _source(path).names if (path.parent / name).is_file()]
@@ -167,7 +174,22 @@ class _Source(NamedTuple):
 
 @functools.cache
 def _source(path):
-    """One walk over the syntax tree of a file, which is quick: each process of Snakemake reads many files.
+    """What one Python file holds; each process of Snakemake reads many.
+
+    Without the garbage collector, which would search the growing tree again and again, more than half of the
+    time, and find nothing: no node of it refers to one above.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _read(path)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read(path):
+    """One walk over the syntax tree of a file.
 
     The checksum is of the tree with one value a line, parents first: of a node its type and the names of its
     fields, of a list its length, then what is in them. Docstrings, positions in the file and empty fields are
