@@ -83,7 +83,7 @@ def test_the_same_function(both):
 
 
 def test_computed_weights_stay_computed():
-    """In the network that was given, also where one class serves several layers; the steps have their values."""
+    """In the network that was given, also where layers share a class; the steps have their values."""
     layer = parametrizations.weight_norm(nn.Linear(48, 5))
     model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), parametrizations.orthogonal(nn.Linear(5, 4))).eval()
     images = torch.rand(3, 3, 4, 4)
