@@ -7,7 +7,7 @@ from kafnets.certification.operations import Affine, Convolution, Dense, Normali
 from kafnets.models import create_model
 from torch import nn
 from torch.nn import functional
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 SHAPE = (3, 16, 16)
 
@@ -80,6 +80,21 @@ def test_the_same_function(both):
         # it reads the parameters where they are
         next(p for p in model.parameters() if p.dim() == 4).mul_(1.5)
         torch.testing.assert_close(live(images), model(images), rtol=1e-9, atol=1e-9)
+
+
+def test_computed_weights_stay_computed():
+    """In the network that was given, also where layers share a class; the steps have their values."""
+    layer = parametrizations.weight_norm(nn.Linear(48, 5))
+    model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), parametrizations.orthogonal(nn.Linear(5, 4))).eval()
+    images = torch.rand(3, 3, 4, 4)
+    expected = model(images)
+    network = network_of(model, (3, 4, 4))
+    torch.testing.assert_close(network(images.double()).float(), expected)
+    assert torch.equal(model(images), expected) and parametrize.is_parametrized(layer, "weight")
+    with torch.no_grad():
+        layer.parametrizations.weight.original0.mul_(2)
+    assert not torch.equal(model(images), expected)
+    torch.testing.assert_close(network(images.double()).float(), expected)
 
 
 def test_the_forms_of_the_affine_steps(both):

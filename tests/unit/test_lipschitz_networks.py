@@ -7,6 +7,8 @@ import pytest
 import torch
 from kafnets import create_activation, create_model, load_model, save_model
 from kafnets.activations.kaf import slopes
+from kafnets.certification.margins import lipschitz_constant
+from kafnets.certification.network import network_of
 from kafnets.models.lipschitz import almost_orthogonal, plain
 from kafnets.runtime.errors import UserError
 from kafnets.training.methods.base import Network
@@ -71,7 +73,7 @@ def test_a_kaf_is_nowhere_steeper_than_1_and_somewhere_nearly(name):
 
 
 def test_a_kaf_that_is_flat_stays_as_it_is_and_its_coefficients_learn():
-    flat, free = create_activation("kaf_1lip", 3, init="normal"), create_activation("kaf", 3)
+    flat, free = create_activation("kaf_1lip", 3, init="normal"), create_activation("kaf", 3, boundary=1.5)
     flat.alpha.data.copy_(free.alpha.data)
     x = torch.randn(50, 3)
     assert torch.equal(flat(x), free(x))
@@ -174,6 +176,26 @@ def test_at_the_start_a_network_keeps_distances():
     x = torch.rand(1, 1, 4, 4, requires_grad=True)
     jacobian = torch.autograd.functional.jacobian(body, x).reshape(16, 16)
     torch.testing.assert_close(jacobian.T @ jacobian, torch.eye(16), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["relu", "kaf_1lip"])
+def test_ordinary_layers_start_as_the_1_lipschitz_ones_and_may_grow(tmp_path, activation):
+    """What the lmt training is for: the same function at the start, a constant that follows the weights."""
+    made = []
+    for name in ("lipschitz_cnn", "unconstrained_cnn"):
+        torch.manual_seed(3)
+        made.append(create_model(name, activation, image_shape=[3, 8, 8], width=4, depth=1).eval())
+    x = torch.rand(5, 3, 8, 8)
+    torch.testing.assert_close(made[0](x), made[1](x), rtol=0, atol=1e-5)
+    kinds = {type(layer) for layer in made[1]}
+    assert {nn.Conv2d, nn.Linear} < kinds and type(made[0][2]) is type(made[1][2]) and len(kinds) == 5
+    with torch.no_grad():
+        for model in made:
+            model[1].weight *= 3  # of the first convolution
+    constants = [lipschitz_constant(network_of(model, (3, 8, 8))) for model in made]
+    assert constants[0] < 1.01 and constants[1] > 2.5 * constants[0]
+    save_model(made[1], tmp_path / "model.safetensors")
+    assert torch.equal(load_model(tmp_path / "model.safetensors").eval()(x), made[1](x))
 
 
 def test_sizes_of_images():

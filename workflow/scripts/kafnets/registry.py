@@ -133,6 +133,7 @@ ARCHITECTURES = {
     ),
     "lipschitz_cnn": Entry("kafnets.models.lipschitz:LipschitzCNN", label="1-Lipschitz CNN", settings=_SIZES),
     "lipschitz_mlp": Entry("kafnets.models.lipschitz:LipschitzMLP", label="1-Lipschitz MLP", settings=_SIZES),
+    "unconstrained_cnn": Entry("kafnets.models.lipschitz:UnconstrainedCNN", label="CNN", settings=_SIZES),
 }
 
 # The rows of the thesis's ResNet20 table: weights in NAME.zip of the author, NAME.safetensors once converted.

@@ -130,8 +130,8 @@ def network_of(model, image_shape):
     """
     model = plain(copy.deepcopy(model).double().eval()).requires_grad_(False)
     for module in list(model.modules()):
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        if parametrize.is_parametrized(module):
+            _hold_weights(module)
     images = torch.rand(3, *image_shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     images = images.to(_device_of(model))
     network = _Reading(model, model, image_shape).network()
@@ -318,6 +318,19 @@ def _check_overwritten(node, name, overwrites):
 def _device_of(model):
     tensors = (*model.parameters(), *model.buffers())
     return tensors[0].device if tensors else torch.device("cpu")
+
+
+@torch.no_grad()
+def _hold_weights(layer):
+    """Puts weights that are computed in every pass in place of their computation.
+
+    torch's own function for that takes them out of the layer's class, which a copy shares with its original.
+    """
+    values = {name: getattr(layer, name) for name in layer.parametrizations}
+    layer.__class__ = _kind(layer)
+    del layer.parametrizations
+    for name, value in values.items():
+        layer.register_parameter(name, nn.Parameter(value.clone(), requires_grad=False))
 
 
 def _kind(layer):

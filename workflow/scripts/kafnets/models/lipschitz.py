@@ -219,6 +219,23 @@ class LipschitzCNN(nn.Sequential):
         super().__init__(*layers)
 
 
+class UnconstrainedCNN(LipschitzCNN):
+    r"""The network of :class:`LipschitzCNN` with ordinary layers, which start as that one's do.
+
+    Nothing keeps their constant at 1: for trainings that make it part of the loss (``lmt``). It has no
+    normalisations; their scales, one over a deviation, would be in the constant.
+
+    Args, Shape, Raises:
+        as of :class:`LipschitzCNN`
+    """
+
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **named)
+        for number, layer in enumerate(self):
+            if not hasattr(layer, "activation_name") and hasattr(layer, "plain"):
+                self[number] = layer.plain()
+
+
 def _check_positive(**given):
     for name, value in given.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

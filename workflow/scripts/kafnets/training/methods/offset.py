@@ -21,10 +21,10 @@ class OffsetCrossEntropy(Method):
     Args:
         offset (float): :math:`u`. A certified L2 radius r takes a lead of :math:`2 r` at most, and of
             :math:`\sqrt2\,r` where the rows of the last layer are orthogonal. Default: the authors'
-            :math:`\sqrt2`
-        temperature (float): :math:`t`. Default: the authors' 1/4
+            :math:`\sqrt2`; a smaller one has more accuracy at radius 0, a larger one more far out
+        temperature (float): :math:`t`, in proportion to the offset. Default: the authors' 1/4
 
-    Source: B. Prach and C. H. Lampert, ECCV 2022, arXiv:2208.03160.
+    Source: B. Prach and C. H. Lampert, ECCV 2022, arXiv:2208.03160, and the authors' code.
     """
 
     offset: float = math.sqrt(2)
