@@ -52,8 +52,8 @@ def check_ticks(drawn):
     for panel in filter(lambda one: one.get_visible(), drawn.axes):
         for axis in (panel.xaxis, panel.yaxis):
             low, high = sorted(axis.get_view_interval())
-            ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-            shown = boxes(drawn, [text for place, text in ticks if low <= place <= high])
+            ticks = [(tick.get_loc(), tick.label1, tick.label2) for tick in axis.get_major_ticks()]
+            shown = boxes(drawn, [text for place, *texts in ticks if low <= place <= high for text in texts])
             for one, other in itertools.combinations(shown, 2):
                 assert not one.overlaps(other), (panel.get_title("left"), axis)
             for box in boxes(drawn, [axis.label]):

@@ -7,6 +7,7 @@ HIDDEN = 4.0  # markers nearer than this hide each other
 APART = 6.5  # and stand so far apart instead
 SAME = 0.75  # dots of lines nearer than this are one
 RING, WIDER = 3.2, 2.6  # diameter of the first ring around them, and how much wider the next one is
+FREE = 24.0  # rings of the same lines are so far apart: along lines that run together they would be a chain
 
 
 def groups(places, nearer):
@@ -48,6 +49,8 @@ def in_points(panel, x, y):
 def rings(drawn):
     """Where dots of several lines coincide, a ring in the colour of each line that lies beneath another.
 
+    Lines that run together over many dots have rings at some of these.
+
     Args:
         drawn: the figure, complete but for these.
     """
@@ -61,7 +64,12 @@ def rings(drawn):
             if numpy.isfinite([x, y]).all()
         ]
         places = [in_points(panel, x, y) for _, x, y in dots]
+        ringed = {}
         for group in groups(places, SAME):
+            lines, place = tuple(dots[i][0] for i in group), places[group[0]]
+            if any(numpy.hypot(*(place - other)) < FREE for other in ringed.get(lines, ())):
+                continue
+            ringed.setdefault(lines, []).append(place)
             # the last one is drawn on top and is seen
             for number, i in enumerate(group[-2::-1]):
                 line, x, y = dots[i]
