@@ -6,8 +6,8 @@ import numpy
 from ...registry import label
 from . import coinciding, panels, style
 
-# What a factor of float32 changes at all: one beyond these is as good as 0 or infinite, and as data of a logarithmic
-# axis would press all the other lines into one.
+# About the precision of float32 and its inverse. What lies beyond is as good as 0 or infinite, and as data of
+# a logarithmic axis would press all other lines into one.
 LEAST, MOST = 1e-7, 1e7
 
 PANELS = (
@@ -22,9 +22,9 @@ PANELS = (
 def draw(cards):
     """Panels over the layers, one line an activation.
 
-    What is not finite, or zero on a logarithmic scale, is a gap; what is beyond `LEAST` or `MOST` there stands as a
-    triangle at the edge. The panel says both in words. One that none of the cards (of earlier versions) has figures
-    for is left out.
+    What is not finite, or zero on a logarithmic scale, is a gap; what is beyond `LEAST` or `MOST` there is
+    a triangle at the edge. The panel says both in words. One that none of the cards (of earlier versions)
+    has figures for is left out.
 
     Args:
         cards: activation -> its card.
