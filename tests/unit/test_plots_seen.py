@@ -141,6 +141,26 @@ def test_coinciding_markers_stand_side_by_side(tmp_path):
     assert len(places) == 3 and min(apart) >= coinciding.APART - 0.01
 
 
+def test_one_network_far_away_leaves_the_panel_to_the_others(tmp_path):
+    names = ["relu", "elu", "swish", "gelu", "kaf_swish", "kaf"]
+    counts = {name: {"clean": 150 + 2 * i, "pgd": 80 + i} for i, name in enumerate(names)}
+    settings = {**SETTINGS, "activations": names}
+    together = tradeoff.draw(rows_of(tmp_path / "near", counts), settings)
+    assert not any("beyond" in text.get_text() for text in together.legends[0].get_texts())
+    far = {**counts, "kaf": {"clean": 20, "pgd": 20}}
+    drawn = tradeoff.draw(rows_of(tmp_path / "far", far), settings)
+    (panel,) = drawn.axes
+    assert panel.get_xlim()[0] > 60 and panel.get_ylim()[0] > 25
+    assert "KAF ¶ (10.0, 10.0)" in [text.get_text() for text in panel.texts]
+    assert "(…) beyond the axes" in [text.get_text() for text in drawn.legends[0].get_texts()]
+    marker = panel.collections[-1]
+    (place,) = marker.get_offset_transform().transform(marker.get_offsets())
+    assert panel.get_window_extent().contains(*place)
+    two = {name: far[name] for name in ("relu", "kaf")}
+    (panel,) = tradeoff.draw(rows_of(tmp_path / "two", two), settings).axes
+    assert panel.get_xlim()[0] < 10 and "KAF ¶" in [text.get_text() for text in panel.texts]
+
+
 # -- ticks, labels, limits, ink
 
 
@@ -209,6 +229,16 @@ def test_dots_that_coincide_have_rings():
     assert rings[0].get_sizes()[0] < rings[1].get_sizes()[0]
 
 
+def test_rings_of_lines_that_run_together_are_no_chain():
+    drawn, axes = style.figure(style.COLUMN, 2)
+    for colour in ("red", "blue"):
+        axes[0, 0].plot(range(60), [1] * 60, marker=".", color=colour)
+    coinciding.rings(drawn)
+    places = [coinciding.in_points(axes[0, 0], *ring.get_offsets()[0]) for ring in axes[0, 0].collections]
+    gaps = [numpy.hypot(*(one - other)) for one, other in itertools.pairwise(places)]
+    assert len(places) > 3 and min(gaps) >= coinciding.FREE
+
+
 def test_a_panel_says_whose_curve_it_has_not(tmp_path):
     straight = [{**layer, "most_curved": 0.0} for layer in measured()["layers"]]
     card = finished.read(write_card(tmp_path, "relu", layers=straight))
@@ -221,6 +251,23 @@ def test_a_panel_says_whose_curve_it_has_not(tmp_path):
     for line in drawn.axes[3].lines:
         dots = drawn.axes[3].transData.transform(line.get_xydata())
         assert not any(box.contains(*dot) for dot in dots if numpy.isfinite(dot).all())
+
+
+def test_what_float32_cannot_tell_stands_at_the_edge_and_leaves_the_axis_readable(tmp_path):
+    layers = [{**measured()["layers"][0], "name": str(i), "most_curved": 1.0 + i} for i in range(4)]
+    layers[1] |= {"most_curved": 2.8e-284, "chi": 5e203}
+    card = finished.read(write_card(tmp_path, "kaf", layers=layers))
+    drawn = depth.draw({"kaf": card})
+    check_ticks(drawn)
+    curved, growth = drawn.axes[3:5]
+    assert [text.get_text() for text in curved.texts] == ["KAF: below $10^{-7}$ in 1 layer"]
+    assert [text.get_text() for text in growth.texts] == ["KAF: above $10^{7}$ in 1 layer"]
+    for panel, marker in ((curved, "v"), (growth, "^")):
+        low, high = panel.get_ylim()
+        assert low > 1e-3 and high < 1e3
+        line, edge = panel.lines
+        assert numpy.isnan(line.get_ydata()[1]) and edge.get_marker() == marker
+        assert list(edge.get_xdata()) == [2] and low <= edge.get_ydata()[0] <= high
 
 
 def test_few_held_out_measurements_are_not_joined_and_none_is_said(tmp_path):
