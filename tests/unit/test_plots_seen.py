@@ -218,6 +218,13 @@ def test_a_legend_is_no_wider_than_its_figure():
 # -- what is hidden or missing
 
 
+def test_markers_that_hide_each_other_keep_their_heights():
+    places = numpy.array([[10.0, 10.0], [11.0, 12.0], [40.0, 10.0]])
+    moves = coinciding.side_by_side(places)
+    assert not moves[:, 1].any() and not moves[2].any()
+    assert abs((places + moves)[0, 0] - (places + moves)[1, 0]) == pytest.approx(coinciding.APART)
+
+
 def test_dots_that_coincide_have_rings():
     drawn, axes = style.figure(2, 2)
     for colour, values in (("red", [0, 1]), ("blue", [0, 2]), ("green", [0, 3])):

@@ -26,7 +26,9 @@ def groups(places, nearer):
 
 
 def side_by_side(places):
-    """By how much each marker is moved, (N, 2), so that those that hide each other stand in a row.
+    """By how much each marker is moved, (N, 2), so that those that hide each other stand beside each other.
+
+    Only across: each keeps its own height, which tells it from its neighbours.
 
     Args:
         places: (N, 2) of their centres, in points.
@@ -34,10 +36,10 @@ def side_by_side(places):
     moves = numpy.zeros((len(places), 2))
     for group in groups(places, HIDDEN):
         order = sorted(group, key=lambda i: places[i][0])
-        middle = numpy.mean([places[i] for i in group], axis=0)
+        middle = numpy.mean([places[i][0] for i in group])
         for number, i in enumerate(order if len(group) > 1 else ()):
             aside = APART * (number - (len(group) - 1) / 2)
-            moves[i] = middle + (aside, 0) - places[i]
+            moves[i] = middle + aside - places[i][0], 0
     return moves
 
 
