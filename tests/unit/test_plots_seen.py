@@ -218,6 +218,23 @@ def test_a_legend_is_no_wider_than_its_figure():
 # -- what is hidden or missing
 
 
+def test_markers_of_many_networks_stay_on_the_figure():
+    names = list(ACTIVATIONS)[:12]
+    drawn = iterations.draw(
+        {name: [numpy.linspace(0.3, 0.2, 21)] for name in names},
+        {name: 0.2 + 0.001 * i for i, name in enumerate(names)},
+        1000,
+    )
+    panel = drawn.axes[1]
+    places = [
+        marker.get_offset_transform().transform(marker.get_offsets())[0] for marker in panel.collections[-12:]
+    ]
+    assert all(panel.get_window_extent().contains(*place) for place in places)
+    least = min(numpy.hypot(*(one - other)) for one, other in itertools.combinations(places, 2))
+    assert least * 72 / drawn.dpi >= coinciding.APART - 0.01
+    check_ticks(drawn)
+
+
 def test_markers_that_hide_each_other_keep_their_heights():
     places = numpy.array([[10.0, 10.0], [11.0, 12.0], [40.0, 10.0]])
     moves = coinciding.side_by_side(places)

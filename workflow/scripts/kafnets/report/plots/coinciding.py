@@ -43,6 +43,22 @@ def side_by_side(places):
     return moves
 
 
+def columns(heights):
+    """The column of each marker, the first that is free at its height: a list of numbers from 0.
+
+    Args:
+        heights: of their centres, in points.
+    """
+    taken, found = [], []
+    for height in heights:
+        free = (i for i, column in enumerate(taken) if all(abs(height - other) >= APART for other in column))
+        number = next(free, len(taken))
+        taken += [[]] if number == len(taken) else []
+        taken[number].append(height)
+        found.append(number)
+    return found
+
+
 def in_points(panel, x, y):
     """Where a point of a panel is on its figure, in points; its layout is fixed before."""
     return panel.transData.transform((x, y)) * 72 / panel.figure.dpi
