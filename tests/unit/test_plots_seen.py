@@ -52,8 +52,8 @@ def check_ticks(drawn):
     for panel in filter(lambda one: one.get_visible(), drawn.axes):
         for axis in (panel.xaxis, panel.yaxis):
             low, high = sorted(axis.get_view_interval())
-            ticks = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-            shown = boxes(drawn, [text for place, text in ticks if low <= place <= high])
+            ticks = [(tick.get_loc(), tick.label1, tick.label2) for tick in axis.get_major_ticks()]
+            shown = boxes(drawn, [text for place, *texts in ticks if low <= place <= high for text in texts])
             for one, other in itertools.combinations(shown, 2):
                 assert not one.overlaps(other), (panel.get_title("left"), axis)
             for box in boxes(drawn, [axis.label]):
@@ -141,6 +141,26 @@ def test_coinciding_markers_stand_side_by_side(tmp_path):
     assert len(places) == 3 and min(apart) >= coinciding.APART - 0.01
 
 
+def test_one_network_far_away_leaves_the_panel_to_the_others(tmp_path):
+    names = ["relu", "elu", "swish", "gelu", "kaf_swish", "kaf"]
+    counts = {name: {"clean": 150 + 2 * i, "pgd": 80 + i} for i, name in enumerate(names)}
+    settings = {**SETTINGS, "activations": names}
+    together = tradeoff.draw(rows_of(tmp_path / "near", counts), settings)
+    assert not any("beyond" in text.get_text() for text in together.legends[0].get_texts())
+    far = {**counts, "kaf": {"clean": 20, "pgd": 20}}
+    drawn = tradeoff.draw(rows_of(tmp_path / "far", far), settings)
+    (panel,) = drawn.axes
+    assert panel.get_xlim()[0] > 60 and panel.get_ylim()[0] > 25
+    assert "KAF ¶ (10.0, 10.0)" in [text.get_text() for text in panel.texts]
+    assert "(…) beyond the axes" in [text.get_text() for text in drawn.legends[0].get_texts()]
+    marker = panel.collections[-1]
+    (place,) = marker.get_offset_transform().transform(marker.get_offsets())
+    assert panel.get_window_extent().contains(*place)
+    two = {name: far[name] for name in ("relu", "kaf")}
+    (panel,) = tradeoff.draw(rows_of(tmp_path / "two", two), settings).axes
+    assert panel.get_xlim()[0] < 10 and "KAF ¶" in [text.get_text() for text in panel.texts]
+
+
 # -- ticks, labels, limits, ink
 
 
@@ -198,6 +218,30 @@ def test_a_legend_is_no_wider_than_its_figure():
 # -- what is hidden or missing
 
 
+def test_markers_of_many_networks_stay_on_the_figure():
+    names = list(ACTIVATIONS)[:12]
+    drawn = iterations.draw(
+        {name: [numpy.linspace(0.3, 0.2, 21)] for name in names},
+        {name: 0.2 + 0.001 * i for i, name in enumerate(names)},
+        1000,
+    )
+    panel = drawn.axes[1]
+    places = [
+        marker.get_offset_transform().transform(marker.get_offsets())[0] for marker in panel.collections[-12:]
+    ]
+    assert all(panel.get_window_extent().contains(*place) for place in places)
+    least = min(numpy.hypot(*(one - other)) for one, other in itertools.combinations(places, 2))
+    assert least * 72 / drawn.dpi >= coinciding.APART - 0.01
+    check_ticks(drawn)
+
+
+def test_markers_that_hide_each_other_keep_their_heights():
+    places = numpy.array([[10.0, 10.0], [11.0, 12.0], [40.0, 10.0]])
+    moves = coinciding.side_by_side(places)
+    assert not moves[:, 1].any() and not moves[2].any()
+    assert abs((places + moves)[0, 0] - (places + moves)[1, 0]) == pytest.approx(coinciding.APART)
+
+
 def test_dots_that_coincide_have_rings():
     drawn, axes = style.figure(2, 2)
     for colour, values in (("red", [0, 1]), ("blue", [0, 2]), ("green", [0, 3])):
@@ -207,6 +251,16 @@ def test_dots_that_coincide_have_rings():
     assert [matplotlib.colors.to_hex(ring.get_edgecolor()[0]) for ring in rings] == ["#0000ff", "#ff0000"]
     assert all(tuple(ring.get_offsets()[0]) == (0, 0) for ring in rings)
     assert rings[0].get_sizes()[0] < rings[1].get_sizes()[0]
+
+
+def test_rings_of_lines_that_run_together_are_no_chain():
+    drawn, axes = style.figure(style.COLUMN, 2)
+    for colour in ("red", "blue"):
+        axes[0, 0].plot(range(60), [1] * 60, marker=".", color=colour)
+    coinciding.rings(drawn)
+    places = [coinciding.in_points(axes[0, 0], *ring.get_offsets()[0]) for ring in axes[0, 0].collections]
+    gaps = [numpy.hypot(*(one - other)) for one, other in itertools.pairwise(places)]
+    assert len(places) > 3 and min(gaps) >= coinciding.FREE
 
 
 def test_a_panel_says_whose_curve_it_has_not(tmp_path):
@@ -221,6 +275,23 @@ def test_a_panel_says_whose_curve_it_has_not(tmp_path):
     for line in drawn.axes[3].lines:
         dots = drawn.axes[3].transData.transform(line.get_xydata())
         assert not any(box.contains(*dot) for dot in dots if numpy.isfinite(dot).all())
+
+
+def test_what_float32_cannot_tell_stands_at_the_edge_and_leaves_the_axis_readable(tmp_path):
+    layers = [{**measured()["layers"][0], "name": str(i), "most_curved": 1.0 + i} for i in range(4)]
+    layers[1] |= {"most_curved": 2.8e-284, "chi": 5e203}
+    card = finished.read(write_card(tmp_path, "kaf", layers=layers))
+    drawn = depth.draw({"kaf": card})
+    check_ticks(drawn)
+    curved, growth = drawn.axes[3:5]
+    assert [text.get_text() for text in curved.texts] == ["KAF: below $10^{-7}$ in 1 layer"]
+    assert [text.get_text() for text in growth.texts] == ["KAF: above $10^{7}$ in 1 layer"]
+    for panel, marker in ((curved, "v"), (growth, "^")):
+        low, high = panel.get_ylim()
+        assert low > 1e-3 and high < 1e3
+        line, edge = panel.lines
+        assert numpy.isnan(line.get_ydata()[1]) and edge.get_marker() == marker
+        assert list(edge.get_xdata()) == [2] and low <= edge.get_ydata()[0] <= high
 
 
 def test_few_held_out_measurements_are_not_joined_and_none_is_said(tmp_path):

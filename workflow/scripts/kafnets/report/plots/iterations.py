@@ -40,10 +40,19 @@ def draw(curves, robust, examples):
 
 def _restarts(drawn, panel, ends):
     """The markers of what every restart left, none of them over another."""
-    moves = coinciding.side_by_side([coinciding.in_points(panel, *place) for place in ends.values()])
-    moves -= moves.min(axis=0, initial=0) * (1, 0)  # not back over the curves
+    columns = coinciding.columns([coinciding.in_points(panel, *place)[1] for place in ends.values()])
+    _widen(panel, min(x for x, _ in ends.values()), (1 + max(columns, default=0)) * coinciding.APART)
+    moves = [(coinciding.APART * column, 0) for column in columns]
     for (activation, place), move in zip(ends.items(), moves, strict=True):
         moved = style.moved(panel, move)
         panel.scatter(
             *place, linewidths=0, zorder=3, transform=moved, clip_on=False, **style.marker(activation)
         )
+
+
+def _widen(panel, start, room):
+    """Makes an axis so long that there are `room` points to the right of `start`; its ticks stay."""
+    left, right = panel.get_xlim()
+    share = room * panel.figure.dpi / 72 / panel.get_window_extent().width
+    panel.set_xticks([tick for tick in panel.get_xticks() if left <= tick <= start])
+    panel.set_xlim(left, max(right, (start - share * left) / (1 - share)))

@@ -152,5 +152,6 @@ def _make_room(panel, share):
     """Lowers the lower end of a panel, so that nothing drawn lies in that share of its height."""
     scale = panel.yaxis.get_transform()
     low, high = scale.transform(panel.get_ylim())
-    ends = scale.inverted().transform([low - share / (1 - share) * (high - low), high])
-    panel.set_ylim(*ends)
+    start, end = scale.inverted().transform([low - share / (1 - share) * (high - low), high])
+    if start > 0 or panel.get_yscale() != "log":  # below the least of all floats there is no room
+        panel.set_ylim(start, end)

@@ -12,6 +12,9 @@ from ..summary import clean_accuracy, in_percent, over_seeds
 from . import coinciding, names, panels, style
 
 SMALL = 5.5  # print at the curves' ends
+LEAST = 4  # percent that an axis has at least
+FEW_OF = 5  # one network of so many may stand at the edge
+INSET = 11  # points between the marker there and the edge, which its arrow reaches
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ def draw(rows, settings, published=None):
 
     Bars: the 95 % interval of one seed, the standard deviation over several. Fixed activations are thin
     diamonds, KAFs filled x. The dotted curves join equal harmonic means of accuracy and robustness, the
-    trade-off. A network at chance level has its mark.
+    trade-off. A network at chance level has its mark. One so far away that the others would be pressed into a
+    corner stands at the edge, with an arrow and its figures.
 
     The published robustness was measured by the thesis protocol. It stands, hollow and grey, beside what that
     protocol measured of our networks, in a panel of its own, and is joined to that and nothing else.
@@ -61,7 +65,7 @@ def draw(rows, settings, published=None):
     chance = [
         name for name in settings["activations"] if marks.any_at_chance(rows[rows["activation"] == name])
     ]
-    _legend(drawn, rows, published, chance)
+    _legend(drawn, rows, published, chance, any(one.far for one in shown))
     names.fix(drawn)
     for panel, one in zip(axes[0], shown, strict=True):
         _write(drawn, panel, one, dict.fromkeys(chance, f" {marks.CHANCE_SIGN}"))
@@ -79,6 +83,21 @@ class _Panel:
     ours: dict
     theirs: dict
 
+    @property
+    def far(self):
+        """The few of ours that lie so far from the others that half of an axis would be theirs alone."""
+        whole = _spans(self.ours.values())
+        middle = numpy.median([(point.x, point.y) for point in self.ours.values()] or [(0, 0)], axis=0)
+
+        def distance(name):
+            return numpy.hypot(*((self.ours[name].x, self.ours[name].y) - middle) / whole)
+
+        order = sorted(self.ours, key=distance, reverse=True)
+        for count in range(1, len(order) // FEW_OF + 1):
+            if (_spans(self.ours[name] for name in order[count:]) < whole / 2).any():
+                return order[:count]
+        return []
+
     @classmethod
     def of(cls, attack, rows, settings, published):
         """That of one attack; of None, which none of ours is, it shows the published figures alone."""
@@ -93,6 +112,12 @@ class _Panel:
                 if name in found
             },
         )
+
+
+def _spans(points):
+    """What points take of both axes, with their bars: no less than an axis is long at least."""
+    ends = numpy.array([end for point in points for bar in point.bars for end in bar] or [(0, 0)])
+    return numpy.maximum(numpy.ptp(ends, axis=0), LEAST)
 
 
 def _is_thesis(attack, settings):
@@ -131,14 +156,16 @@ def _bar(figures):
 
 def _frame(panel, shown):
     """Limits around all points and bars."""
-    ends = [end for point in shown.ours.values() for bar in point.bars for end in bar]
+    near = [point for name, point in shown.ours.items() if name not in shown.far]
+    ends = [end for point in near for bar in point.bars for end in bar]
     panel.update_datalim([*ends, *shown.theirs.values()])
     for which in ("x", "y"):
-        panels.percent(panel, which, least=4, margin=0.1)
+        panels.percent(panel, which, least=LEAST, margin=0.1)
 
 
 def _write(drawn, panel, shown, signs):
     """Markers, none of them over another, their bars and names."""
+    shown, signs = _at_the_edge(panel, shown, signs)
     of_ours = [(point.x, point.y) for point in shown.ours.values()]
     centres = [coinciding.in_points(panel, *place) for place in (*of_ours, *shown.theirs.values())]
     moves = coinciding.side_by_side(centres)
@@ -155,6 +182,27 @@ def _write(drawn, panel, shown, signs):
             panel.plot((point.x, place[0]), (point.y, place[1]), color=style.GREY, linewidth=0.7, zorder=1)
     occupied = [place for name, place in theirs.items() if name in ours]
     names.write(drawn, panel, {**theirs, **ours}, bars, occupied, signs=signs)
+
+
+def _at_the_edge(panel, shown, signs):
+    """Puts those that lie far away inside the panel, with an arrow, and their figures behind their names."""
+    ours, signs = dict(shown.ours), dict(signs)
+    scale = 72 / panel.figure.dpi
+    frame = panel.get_window_extent()
+    corners = frame.get_points() * scale + [[INSET, INSET], [-INSET, -INSET]]
+    for name in shown.far:
+        point = shown.ours[name]
+        true = coinciding.in_points(panel, point.x, point.y)
+        place = numpy.clip(true, *corners)
+        x, y = panel.transData.inverted().transform(place / scale)
+        ours[name] = _Point(x, y, (x, x), (y, y))
+        signs[name] = f"{signs.get(name, '')} ({point.x:.1f}, {point.y:.1f})"
+        arrow = {"arrowstyle": "-|>", "color": style.colour(name), "linewidth": 0.8}
+        arrow |= {"shrinkA": 3, "shrinkB": 0, "mutation_scale": 6}
+        tip = (INSET - 1) * (true - place) / max(numpy.abs(true - place).max(), 1e-9)
+        end = panel.transData.inverted().transform((place + tip) / scale)
+        panel.annotate("", end, (x, y), arrowprops=arrow, zorder=3, annotation_clip=False)
+    return _Panel(shown.quantity, ours, shown.theirs), signs
 
 
 def _theirs(panel, name, place, move):
@@ -203,7 +251,7 @@ def _say(panel, shown, settings):
         panels.say(panel, f"no figures: {', '.join(absent)}")
 
 
-def _legend(drawn, rows, published, chance):
+def _legend(drawn, rows, published, chance, any_far):
     keys = [style.point_key("fixed", "d", markersize=4.5), style.point_key("learned", "X", markersize=5)]
     if published:
         hollow = {"markerfacecolor": "white", "markeredgewidth": 0.7, "markersize": 4.5}
@@ -223,4 +271,6 @@ def _legend(drawn, rows, published, chance):
     if chance:
         sign = f"{marks.CHANCE_SIGN} no better than chance"
         keys.append(Line2D([], [], linestyle="none", label=sign))
+    if any_far:
+        keys.append(Line2D([], [], linestyle="none", label="(…) beyond the axes"))
     style.legend(drawn, 6 if drawn.get_figwidth() > style.COLUMN else 3, handles=keys, columnspacing=1.2)
