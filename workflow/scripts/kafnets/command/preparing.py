@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ..data.dataset import Dataset, save
-from ..model_zoo import cache_folder
+from ..runtime import caches
 from ..runtime.errors import UserError
 
 CIFAR10 = "cifar10"
@@ -21,15 +21,14 @@ def prepared(name, entry, source=None):
     Raises:
         UserError: when the source is absent or something else.
     """
-    folder = cache_folder() / "data"
-    path = folder / f"{name.replace(':', '.')}.safetensors"
+    path = caches.file("data", f"{name.replace(':', '.')}.safetensors")
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file() and source is None and not entry.own:
         return path  # `load` compares it with its record
     if name == CIFAR10 and source is None:
         from ..data.cifar10 import download_cifar10
 
-        source = folder / "raw" / _ARCHIVE
+        source = caches.to_write(path.parent / "raw" / _ARCHIVE)
         download_cifar10(source)
     dataset = entry.load()(source, **entry.arguments)
     if not isinstance(dataset, Dataset):
@@ -38,5 +37,5 @@ def prepared(name, entry, source=None):
         )
     # what only judges may give the same images twice, and a file holds each by itself
     separate = {name: getattr(dataset, name).clone() for name in ("test_images", "test_labels")}
-    save(replace(dataset, **separate), path, record)
+    save(replace(dataset, **separate), caches.to_write(path), record)
     return path
