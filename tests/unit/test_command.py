@@ -320,6 +320,26 @@ def test_a_network_is_certified(place):
     assert (folder / "out/smoothing.json").stat().st_ino == before  # made already
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", -1), ("sigma", "x"), ("alpha", 1), ("samples", 0), ("selection_samples", 1.5)],
+)
+def test_settings_that_no_certificate_has_are_said_in_one_line(place, name, value):
+    given = (
+        "--model",
+        "foreign:build",
+        "--weights",
+        "mine.pt",
+        "--data",
+        "bars.safetensors",
+        "--output",
+        "out",
+    )
+    settings = json.dumps({"method": "smoothing", "sigma": 0.1, name: value})
+    with pytest.raises(UserError, match=f"^certificate smoothing: ({name}: {value!r} is not|'>' not)"):
+        kafnets("certify", *given, "--settings", settings, "--device", "cpu")
+
+
 # -- verify
 
 
