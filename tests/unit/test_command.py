@@ -12,6 +12,7 @@ import numpy
 import pytest
 import torch
 from kafnets import command, create_model, registry, save_model
+from kafnets.command import repeating, verifying
 from kafnets.data.dataset import Dataset, save
 from kafnets.evaluation.judge import evaluate
 from kafnets.models.own import load, own_entry
@@ -133,6 +134,33 @@ def test_a_network_of_ones_own_is_judged_as_by_the_library(place):
     assert read_json(folder / "plain/pgd.json")["clean_accuracy"] != record["clean_accuracy"]
 
 
+def test_what_is_made_already_is_not_made_again(place, monkeypatch):
+    """By the same code, of the same network and data; else it stays until the new one is there."""
+    folder, *_ = place
+    files = [folder / f"out/pgd.{end}" for end in ("json", "safetensors")]
+
+    def times():
+        return [path.stat().st_ino for path in files]
+
+    judge()
+    first = times()
+    assert judge() == 0 and times() == first
+    with pytest.raises(UserError, match="foreign:build: has 4 outputs"):
+        judge("--arguments", '{"classes": 4}')
+    assert times() == first
+    for change in (
+        lambda: monkeypatch.setattr(repeating, "library", lambda: "another"),
+        lambda: (folder / "foreign.py").write_text(MODULE + "# edited\n"),
+        lambda: files[1].write_bytes(b"damaged"),
+        lambda: torch.save(made().state_dict(), folder / "mine.pt"),
+    ):
+        change()
+        before = times()
+        judge()
+        assert all(now != then for now, then in zip(times(), before, strict=True))
+        assert judge() == 0
+
+
 def test_several_attacks_a_subset_and_a_data_set_of_ones_own(place):
     folder, *_ = place
     given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "foreign:data", "--examples", 6)
@@ -199,6 +227,10 @@ def test_several_attacks_a_subset_and_a_data_set_of_ones_own(place):
             {"model": "publised/relu", "weights": ()},
             "'publised/relu' is not known; did you mean published/relu?",
         ),
+        (
+            {"model": "foreign", "weights": ()},
+            "^--model: 'foreign' is not known; choose .*, or module:name of what makes a network of yours$",
+        ),
         ({"model": "none.safetensors", "weights": ()}, "none.safetensors: no such file"),
         ({"settings": {**PGD, "method": "pdg"}}, "method: 'pdg' is not known; did you mean pgd"),
         ({"settings": {**PGD, "method": "transfer"}}, "transfer crafts its examples on other networks"),
@@ -222,6 +254,18 @@ def test_what_does_not_fit_is_said_in_one_line(place, options, message):
 def test_what_is_no_data_set(place, data, message):
     with pytest.raises(UserError, match=message):
         kafnets("evaluate", "--model", "foreign:build", "--data", data, "--output", "out")
+
+
+def test_the_source_of_a_data_set_is_an_option_here(place, monkeypatch):
+    """The advice is the command's, not the configuration's."""
+    advice = "; let --source name a copy of the official archive, or its unpacked folder$"
+    with pytest.raises(UserError, match=f"^nowhere: no such file or folder{advice}"):
+        kafnets("download", "cifar10", "--source", "nowhere")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=f"the connection failed.*{advice}"):
+        kafnets("download", "cifar10")
 
 
 def test_a_networks_own_classes_and_pixels_are_checked_without_weights(place):
@@ -271,6 +315,29 @@ def test_a_network_is_certified(place):
         rows = list(csv.DictReader(file))
     assert [float(row["radius"]) for row in rows] == columns["radius"].tolist()
     assert record["average_radius"] > 0
+    before = (folder / "out/smoothing.json").stat().st_ino
+    assert kafnets("certify", *given, "--settings", json.dumps(settings), "--device", "cpu") == 0
+    assert (folder / "out/smoothing.json").stat().st_ino == before  # made already
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("sigma", -1), ("sigma", "x"), ("alpha", 1), ("samples", 0), ("selection_samples", 1.5)],
+)
+def test_settings_that_no_certificate_has_are_said_in_one_line(place, name, value):
+    given = (
+        "--model",
+        "foreign:build",
+        "--weights",
+        "mine.pt",
+        "--data",
+        "bars.safetensors",
+        "--output",
+        "out",
+    )
+    settings = json.dumps({"method": "smoothing", "sigma": 0.1, name: value})
+    with pytest.raises(UserError, match=f"^certificate smoothing: ({name}: {value!r} is not|'>' not)"):
+        kafnets("certify", *given, "--settings", settings, "--device", "cpu")
 
 
 # -- verify
@@ -297,6 +364,14 @@ def turned(path, images):
     record = read_json(path)
     record.pop("checksum")
     write_json(path, {**record, "verdicts_sha256": sha256(path.with_suffix(".safetensors"))})
+
+
+def test_what_is_another_now_is_told():
+    """Of the packages those that a record tells of: older records tell of none."""
+    now = {"torch": "2.11", "threads": 1, "packages": {"foolbox": None, "scipy": "1.17.1"}}
+    then = {"torch": "2.11", "threads": 2, "packages": {"foolbox": "3.3.4", "scipy": "1.17.1"}}
+    assert verifying.otherwise(then, now) == ["threads 2, now 1", "foolbox 3.3.4, now None"]
+    assert verifying.otherwise({"torch": "2.10", "threads": 1}, now) == ["torch 2.10, now 2.11"]
 
 
 def test_other_files_than_the_records_are_refused(place):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -108,6 +109,39 @@ def test_the_leaderboard():
     row = board[(board.name == TRAINED) & (board.attack == "PGD-50-10")].iloc[0]
     assert (row.architecture, row.activation, row.robust) == ("resnet20", "relu", 0.4049)
     assert (board.robust < board.clean).all()
+
+
+# -- places that cannot be written to
+
+
+@pytest.fixture
+def no_cache(cache, monkeypatch):
+    """As `cache`, which is not named."""
+    monkeypatch.delenv("KAFNETS_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+
+
+def test_without_a_home_it_says_what_to_name(no_cache, monkeypatch, tmp_path):
+    """No folder called "~" is made; what lies in the repository needs none."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # no HOME, and a user without an entry
+    words = r"^there is no home folder to keep {} in; let KAFNETS_CACHE name a folder$"
+    with pytest.raises(UserError, match=words.format(r"published/relu\.safetensors")):
+        kafnets.load_model("published/relu")
+    with pytest.raises(UserError, match=words.format(r"digits\.safetensors")):
+        command.main(["download", "digits"])
+    assert model_zoo.file_of(TRAINED).is_file()
+    assert not list(tmp_path.iterdir())
+
+
+def test_in_a_home_that_is_read_only_too(no_cache, monkeypatch):
+    monkeypatch.setenv("HOME", "/proc/self/fd")  # nothing can be made there, not even by root
+    words = "/.cache/kafnets/{}: cannot be written to; let KAFNETS_CACHE name a folder that can$"
+    with pytest.raises(UserError, match=words.format("models/published")):
+        kafnets.load_model("published/relu")
+    for name, folder in (("digits", "data"), ("cifar10", "data/raw")):
+        with pytest.raises(UserError, match=words.format(folder)):
+            command.main(["download", name])
 
 
 # -- archives

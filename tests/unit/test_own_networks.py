@@ -164,9 +164,8 @@ def test_its_file_and_its_facts_are_what_results_depend_on(folder):
 def judged(folder, tmp_path):
     """The two networks imported and judged by the scripts, as the rules call them."""
     config = configuration()
-    config["output"] = str(tmp_path / "results")
     check(config, folder)
-    config = expanded(copy.deepcopy(config))
+    config = expanded({**copy.deepcopy(config), "output": str(tmp_path / "results")})
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (20, 3, 8, 8), generator=generator, dtype=torch.uint8)
     labels = torch.arange(20) % 10

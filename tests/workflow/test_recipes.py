@@ -311,7 +311,7 @@ def test_names_of_ones_own(own, plan):
     work, beside = own
     check_results(work / "results/mine", ["bent", "scaled"])
     written = (work / "results/mine/tables/judged.md").read_text()
-    assert "| Network |" in written and "| Ready made" in written
+    assert "| Network " in written and "| Ready made" in written
     record = json.loads((work / "results/mine/models/judged/ready/seed0/record.json").read_text())
     assert (record["kind"], record["weights"]["name"]) == ("network", "ready.pt")
     assert "Nothing to be done" in plan(work, "--configfile", beside / "overlay.yaml", "-n")

@@ -55,6 +55,15 @@ class Smoothing(Certificate):
         seed=0,
     ):
         super().__init__(network, image_shape, batch_size)
+        if not sigma > 0:
+            raise ValueError(f"sigma: {sigma!r} is not possible; write a number above 0, such as 0.25")
+        if not 0 < alpha < 1:
+            raise ValueError(
+                f"alpha: {alpha!r} is not possible; write a number between 0 and 1, such as 0.001"
+            )
+        for name, count in (("selection_samples", selection_samples), ("samples", samples)):
+            if not isinstance(count, int) or count < 1:
+                raise ValueError(f"{name}: {count!r} is not possible; write a whole number of at least 1")
         self.statistics = optional("scipy.stats", "statistics")
         self.sigma, self.alpha, self.seed = sigma, alpha, seed
         self.selection_samples, self.samples = selection_samples, samples

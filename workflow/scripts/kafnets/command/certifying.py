@@ -40,6 +40,7 @@ def run(arguments):
     from ..recording.certifications import certify_once
     from ..runtime import cli
     from ..runtime.device import resolve
+    from . import repeating
 
     torch.set_num_threads(arguments.threads)
     given = cli.settings_argument(arguments.settings)
@@ -61,16 +62,20 @@ def run(arguments):
             "data": arguments.data,
             "data_sha256": dataset.sha256,
             "code": "",
+            "library": repeating.library(),
             **networks.network_facts(description),
         }
 
+    record, images = (arguments.output / f"{method}.{end}" for end in ("json", "csv"))
+    if repeating.is_made(record, facts(), {"csv_sha256": images}):
+        return 0
     return certify_once(
         lambda device: networks.load_network(description, dataset, device),
         dataset,
         settings,
         facts,
-        arguments.output / f"{method}.json",
-        arguments.output / f"{method}.csv",
+        record,
+        images,
         lambda: resolve(arguments.device),
         title=arguments.model,
         batch_size=arguments.batch_size,

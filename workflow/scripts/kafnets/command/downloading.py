@@ -16,12 +16,22 @@ from . import networks
 
 def options(parser):
     parser.add_argument("names", nargs="+", help="of `kafnets list models` and `kafnets list datasets`")
+    parser.add_argument(
+        "--source", type=Path, help="of a data set: a local archive or folder, not fetched then"
+    )
     parser.add_argument("--output", type=Path, help="a folder that gets a copy of each")
 
 
 def run(arguments):
-    for name in [one for given in arguments.names for one in matching(given)]:
-        path = networks.data_file(name) if name in registry.DATASETS else model_zoo.file_of(name)
+    names = [one for given in arguments.names for one in matching(given)]
+    if arguments.source is not None and (len(names) > 1 or names[0] not in registry.DATASETS):
+        raise UserError("--source: is for one data set; write its name alone")
+    for name in names:
+        path = (
+            networks.data_file(name, arguments.source)
+            if name in registry.DATASETS
+            else model_zoo.file_of(name)
+        )
         if arguments.output is not None:
             path = _copied(path, arguments.output / f"{name}{path.suffix}", name in registry.DATASETS)
         print(f"{name}: {path}")

@@ -3,7 +3,7 @@
     kafnets evaluate --model my_module:build --weights mine.pt --data cifar10 --output results/mine
 
 A network of yours is whatever a function or class makes that returns logits for images in [0, 1]. Killed and
-called again, pgd and thesis_pgd go on where they were.
+called again, pgd and thesis_pgd go on where they were; what is done already is not done again.
 """
 
 from pathlib import Path
@@ -53,6 +53,7 @@ def run(arguments):
     from ..recording.evaluations import judge_once
     from ..runtime.device import resolve
     from ..runtime.progress import line
+    from . import repeating
 
     torch.set_num_threads(arguments.threads)
     description = networks.described(arguments)
@@ -74,16 +75,20 @@ def run(arguments):
                 "data": arguments.data,
                 "data_sha256": dataset.sha256,
                 "code": "",
+                "library": repeating.library(),
                 **networks.network_facts(description),
             }
 
+        record, verdicts = (arguments.output / f"{name}.{end}" for end in ("json", "safetensors"))
+        if repeating.is_made(record, facts(), {"verdicts_sha256": verdicts}):
+            continue
         code = judge_once(
             lambda device: (networks.load_network(description, dataset, device), []),
             dataset,
             settings,
             facts,
-            arguments.output / f"{name}.json",
-            arguments.output / f"{name}.safetensors",
+            record,
+            verdicts,
             lambda: resolve(arguments.device),
             title=arguments.model,
             batch_size=arguments.batch_size,

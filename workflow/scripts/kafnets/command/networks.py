@@ -89,7 +89,13 @@ def network_file(description):
         return path
     from .. import model_zoo
 
-    return model_zoo.file_of(description["model"])
+    name = description["model"]
+    if not Path(name).suffix and name not in model_zoo.index() and not Path(name).is_file():
+        try:
+            model_zoo.describe(name)
+        except UserError as error:
+            raise UserError(f"--{error}, or module:name of what makes a network of yours") from None
+    return model_zoo.file_of(name)
 
 
 def network_facts(description):

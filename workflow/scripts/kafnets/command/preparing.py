@@ -1,13 +1,16 @@
 """Data sets that a command line names, prepared in the cache."""
 
+import re
 from dataclasses import replace
 
 from ..data.dataset import Dataset, save
-from ..model_zoo import cache_folder
+from ..runtime import caches
 from ..runtime.errors import UserError
 
 CIFAR10 = "cifar10"
 _ARCHIVE = "cifar-10-python.tar.gz"
+# The advice of a preparation, which is for who writes a configuration.
+_ADVICE = re.compile(r"; (if it cannot be had, )?set data\.\S+ in config\.yaml .*")
 
 
 def prepared(name, entry, source=None):
@@ -21,22 +24,29 @@ def prepared(name, entry, source=None):
     Raises:
         UserError: when the source is absent or something else.
     """
-    folder = cache_folder() / "data"
-    path = folder / f"{name.replace(':', '.')}.safetensors"
+    path = caches.file("data", f"{name.replace(':', '.')}.safetensors")
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file() and source is None and not entry.own:
         return path  # `load` compares it with its record
-    if name == CIFAR10 and source is None:
-        from ..data.cifar10 import download_cifar10
-
-        source = folder / "raw" / _ARCHIVE
-        download_cifar10(source)
-    dataset = entry.load()(source, **entry.arguments)
+    try:
+        if name == CIFAR10 and source is None:
+            source = _downloaded(path.parent / "raw" / _ARCHIVE)
+        dataset = entry.load()(source, **entry.arguments)
+    except UserError as error:
+        advice = "; let --source name a copy of the official archive, or its unpacked folder"
+        raise UserError(_ADVICE.sub(advice, str(error))) from None
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"--data: {entry.target} returns a {type(dataset).__name__}; let it return a kafnets.data.Dataset"
         )
     # what only judges may give the same images twice, and a file holds each by itself
     separate = {name: getattr(dataset, name).clone() for name in ("test_images", "test_labels")}
-    save(replace(dataset, **separate), path, record)
+    save(replace(dataset, **separate), caches.to_write(path), record)
+    return path
+
+
+def _downloaded(path):
+    from ..data.cifar10 import download_cifar10
+
+    download_cifar10(caches.to_write(path))
     return path

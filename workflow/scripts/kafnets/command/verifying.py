@@ -41,15 +41,17 @@ def run(arguments):
     if not any(len(different) for different in differences.values()):
         print(f"{arguments.record}: verified, every verdict is the same")
         return 0
-    then = record.get("environment", {})
-    changed = [
-        f"{key} {then.get(key)}, now {environment.get(key)}"
-        for key in _TOLD
-        if then.get(key) != environment.get(key)
-    ]
+    changed = otherwise(record.get("environment", {}), environment)
     if changed:
         print(f"made with {'; '.join(changed)}: other roundings may turn single verdicts")
     return 1
+
+
+def otherwise(then, now):
+    """In words what of an environment is another now; of packages only those that the record tells of."""
+    told = {key: (then.get(key), now.get(key)) for key in _TOLD}
+    told |= {name: (version, now["packages"].get(name)) for name, version in then.get("packages", {}).items()}
+    return [f"{name} {one}, now {other}" for name, (one, other) in told.items() if one != other]
 
 
 def read_record(path):

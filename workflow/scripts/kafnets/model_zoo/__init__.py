@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..registry import PUBLISHED
+from ..runtime import caches
 from ..runtime.errors import UserError, optional
 from ..runtime.files import sha256
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:  # what only lists names has neither
 
 _INDEX = Path(__file__).with_name("index.json")
 _CHECKOUT = Path(__file__).resolve().parents[4]
-_CACHE = "KAFNETS_CACHE"
 # A folder of the converted files of the thesis's networks, resnet20_*.safetensors, where there is one.
 _CONVERTED = "KAFNETS_PUBLISHED"
 COLUMNS = (
@@ -122,12 +122,6 @@ def leaderboard() -> "pandas.DataFrame":
     return pandas.DataFrame(rows, columns=list(COLUMNS))
 
 
-def cache_folder():
-    """Where downloads are kept; made when something is."""
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(os.environ.get(_CACHE) or os.path.join(home, "kafnets"))
-
-
 def _is_name(source):
     """Whether `source` means a name of the index: a known one, or what looks like no file."""
     if not isinstance(source, str) or Path(source).exists():
@@ -137,10 +131,12 @@ def _is_name(source):
 
 def _kept(name, entry):
     """The file of a network that is kept as this library writes it."""
-    cached = cache_folder() / "models" / f"{name}.safetensors"
-    for path in (_CHECKOUT / entry["path"], cached):
-        if path.is_file() and sha256(path) == entry["sha256"]:
-            return path
+    own = _CHECKOUT / entry["path"]
+    if _is_that(own, entry):
+        return own
+    cached = caches.file("models", f"{name}.safetensors")
+    if _is_that(cached, entry):
+        return cached
     if entry["url"] is None:
         raise UserError(
             f"{name}: is not in this installation; it is {entry['path']} of a clone of the repository (copy "
@@ -150,17 +146,21 @@ def _kept(name, entry):
     return cached
 
 
+def _is_that(path, entry):
+    return path.is_file() and sha256(path) == entry["sha256"]
+
+
 def _published(name, entry):
     """The converted file of one of the thesis's networks: given, in the cache, or made of the archive now."""
     row = entry["row"]
     given = os.environ.get(_CONVERTED)
     if given:
         return Path(given) / f"{PUBLISHED[row]}.safetensors"
-    converted = cache_folder() / "models" / f"{name}.safetensors"
+    converted = caches.file("models", f"{name}.safetensors")
     if not converted.is_file():
         from ..archives import convert_archive
 
-        archive = cache_folder() / "models" / f"{name}.zip"
+        archive = caches.file("models", f"{name}.zip")
         _download(name, entry, archive)
         convert_archive(row, archive, entry["sha256"], converted)
         archive.unlink()
@@ -171,7 +171,7 @@ def _download(name, entry, path):
     from ..data.download import DownloadError, download
 
     try:
-        download(entry["url"], path, entry["bytes"], {"sha256": entry["sha256"]})
+        download(entry["url"], caches.to_write(path), entry["bytes"], {"sha256": entry["sha256"]})
     except DownloadError as error:
         hint = f", or let {_CONVERTED} name a folder of the converted files" if "row" in entry else ""
         raise DownloadError(f"{name}: {error}; fetch it elsewhere and copy it to {path}{hint}") from None

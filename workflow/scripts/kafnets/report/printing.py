@@ -25,7 +25,7 @@ def of_folder(output, experiments=()):
     """
     names = experiments or table_names(output / "tables")
     if not names:
-        raise UserError(f"{output}/tables: no table yet; run snakemake first, or give another --output")
+        raise UserError(f"{output}/tables: no table yet; run snakemake first, or name another folder")
     for name in names:
         path = output / "tables" / f"{name}.md"
         if not path.is_file():

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import tempfile
 
+from . import caches
 from .errors import UserError
 from .files import atomic_path
 
@@ -74,7 +75,7 @@ def _compiled(source):
         raise
     # -march=native: a home shared by unlike machines holds one library for each kind.
     name = _name(source, "native", _cpu())
-    folder = next(filter(_is_writable, _caches(source)), None)
+    folder = next(filter(caches.is_writable, _caches(source)), None)
     if folder is not None:
         _build(compiler, source, folder / name, "native")
         return ctypes.CDLL(str(folder / name))
@@ -144,24 +145,15 @@ def _levels(flags=None):
 
 def _caches(source):
     """The folders for compiled code, the first the one to be preferred; they need not be there."""
-    if given := os.environ.get("KAFNETS_CACHE"):
-        return [pathlib.Path(given)]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    own = caches.folder()
+    if caches.is_named():
+        return [own]
     session = os.environ.get("XDG_RUNTIME_DIR")
-    folders = [
-        pathlib.Path(home, "kafnets"),
+    return [
+        *([own] if own else []),
         source.parent / "__pycache__",
-        *([pathlib.Path(session, "kafnets")] if session else []),
+        *([pathlib.Path(session, "kafnets")] if session and os.path.isabs(session) else []),
     ]
-    return [folder for folder in folders if folder.is_absolute()]  # without a home "~" stays as it is
-
-
-def _is_writable(folder):
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        return False
-    return os.access(folder, os.W_OK)
 
 
 def _sources():
