@@ -16,7 +16,7 @@ os.environ.pop("KAFNETS_OWN", None)
 from kafnets import registry
 from kafnets.config.certification import certification_settings
 from kafnets.config.checks import validate
-from kafnets.config.reading import check_keys, check_locale, told, typed
+from kafnets.config.reading import check_keys, check_locale, check_mappings, told, typed
 from kafnets.config.slices import (
     card_settings,
     evaluation_settings,
@@ -81,11 +81,15 @@ try:
     for path in workflow.configfiles:
         check_keys(path)
     on_command_line = dict(workflow.config_settings.config)
+    written = [load_configfile(path) for path in workflow.configfiles]
     if IS_MODULE:  # what it is given overlays config.yaml, as a preset does
         on_command_line = told(config, on_command_line)
-        given, config = config, load_configfile(CONFIG)
-        update_config(config, given)
+        written = [config]
+        config = load_configfile(CONFIG)
+        update_config(config, *written)
     update_config(config, typed(on_command_line))
+    for given in (*written, on_command_line):
+        check_mappings(config, given)
     config.update(expanded(config))
     validate(
         config,
