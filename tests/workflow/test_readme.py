@@ -109,6 +109,7 @@ ELSEWHERE = {
         "tests/workflow/test_recipes.py::test_the_example_of_ones_own_networks"
     ),
     "pip install .": "the package: tests/unit/test_wheel.py",
+    "pip install '.[data,statistics]'": "the package and what it asks for: tests/unit/test_wheel.py",
     "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
     " results/data/cifar10.safetensors --record again.json --verdicts again.safetensors": (
         "tests/workflow/test_pipeline.py::test_scripts_run_without_snakemake"
