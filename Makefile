@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # the scripts find the library beside them, which this would forbid
 unexport PYTHONSAFEPATH
 
-.PHONY: demo test test-all test-slurm test-conda lint audit reliability venv lock bench bench-gpu thesis-gpu clean
+.PHONY: demo test test-all test-slurm test-conda docs lint audit reliability venv lock bench bench-gpu thesis-gpu clean
 
 demo: $(VENV)/.runtime
 	snakemake --cores $(CORES) --configfile workflow/presets/demo.yaml
@@ -40,10 +40,14 @@ test-conda: $(VENV)/.dev
 test-all: $(VENV)/.dev
 	python -m pytest
 
+# the site, into build/docs/html: the pages, the notebooks, the API of the docstrings
+docs: $(VENV)/.dev
+	python docs/site/build.py --output build/docs
+
 lint: $(VENV)/.dev
 	ruff check .
 	ruff format --check .
-	snakefmt --check Snakefile workflow/rules
+	snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	snakemake --lint
 	bandit --quiet --configfile pyproject.toml --recursive workflow/scripts
 
@@ -117,7 +121,7 @@ lock:
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --quiet \
 	    --custom-compile-command "make lock" --output-file requirements.lock requirements.txt
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements-dev.txt requirements-docs.txt $(VENV)/.runtime
 	$(PIP) -r requirements-dev.txt
 	# its metadata asks for a requests of 2021, which nothing here can live with; the attacks do not use it
 	$(PIP) --no-deps torchattacks==3.5.1

@@ -1,15 +1,11 @@
 # Robustness of networks with trainable activation functions: data -> adversarial training -> attacks ->
 # tables and plots. The experiment is in config.yaml, the steps are in workflow/rules/.
-import os
-
 from snakemake.utils import min_version
 
 min_version("9.0")
 
-# That of the working directory, if it has one, else the one beside this file.
-CONFIG = "config.yaml"
-if not os.path.exists(CONFIG):
-    CONFIG = os.path.join(workflow.basedir, CONFIG)
+
+include: "workflow/rules/place.smk"
 
 
 configfile: CONFIG
@@ -24,6 +20,8 @@ include: "workflow/rules/train.smk"
 include: "workflow/rules/published.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/card.smk"
+include: "workflow/rules/certify.smk"
+include: "workflow/rules/detect.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plots.smk"
 
@@ -36,6 +34,10 @@ rule all:
         GRID.plots,
         GRID.card_tables,
         GRID.card_plots,
+        GRID.certificate_tables,
+        GRID.certificate_plots,
+        DETECTIONS.tables,
+        DETECTIONS.plots,
         GRID.study,
 
 
@@ -47,6 +49,17 @@ rule models:
 rule evaluations:
     input:
         GRID.evaluations,
+
+
+rule certificates:
+    input:
+        GRID.certifications,
+
+
+rule detections:
+    input:
+        DETECTIONS.tables,
+        DETECTIONS.plots,
 
 
 rule lr_range:

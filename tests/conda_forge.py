@@ -27,7 +27,6 @@ CONDA_FORGE = {
 NOT_IN_CONDA_FORGE = {
     "foolbox": ("3.3.1", "2026-11", NEVER),
     "pyautoattack": (None, "2026-11", NEVER),
-    "tensorflow-cpu": ("2.19.1", "2026-11-27", RECIPE),  # of January 2026; a change to 2.20 was under way
 }
 # Names on PyPI, where these are others there.
 PYPI = {"pytorch": "torch", "matplotlib-base": "matplotlib"}

@@ -128,6 +128,7 @@ def tally():
 LONG = [
     "test_config_snakemake.py",
     "test_code.py",
+    "test_site.py",
     "test_wheel.py",
     "test_plots.py",
     "test_methods.py",

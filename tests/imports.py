@@ -10,7 +10,7 @@ from kafnets import registry
 from tests.repository import ROOT
 
 SCRIPTS = ROOT / "workflow" / "scripts"
-_KINDS = ("ACTIVATIONS", "ARCHITECTURES", "ADVERSARIES", "AROUND", "ATTACKS", "DATASETS")
+_KINDS = ("ACTIVATIONS", "ARCHITECTURES", "ADVERSARIES", "AROUND", "ATTACKS", "CERTIFICATES", "DATASETS")
 _TABLES = {name: table for name, table in vars(registry).items() if name in _KINDS}
 
 

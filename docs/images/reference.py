@@ -49,7 +49,7 @@ def draw(rows):
     axes.set_xlabel("Test images counted as correct (%)")
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    style.legend(drawn, axes, len(MEASURED))
+    style.legend(drawn, len(MEASURED))
     return drawn
 
 

@@ -26,8 +26,7 @@ def write(folder):
     records.append(_package(channel, "cxx-compiler", CONDA_FORGE["cxx-compiler"][0], [], {}))
     names = {standin.canonical(PYPI.get(name, name)): name for name in CONDA_FORGE}
     newest = {name: version for name, (version, *_) in (NOT_IN_CONDA_FORGE | CONDA_FORGE).items() if version}
-    # for TensorFlow, which is not installed here, see envs/convert.yaml
-    wanted = [PYPI.get(name, name) for name in newest.keys() - NOT_PYTHON - {"tensorflow-cpu"}]
+    wanted = [PYPI.get(name, name) for name in newest.keys() - NOT_PYTHON]
     for home, distribution in standin.required([*wanted, "pip"]).items():
         name = names.get(home, home)
         needed = [names.get(other, other) for other in standin.required([distribution.name]) if other != home]

@@ -55,8 +55,22 @@ def base():
     }
     config.update(experiments={NAME: tiny}, run=[NAME], seeds=[0, 1])
     config["card"]["run"] = [NAME]
+    config["certification"]["run"] = ["smoothing_25"]
+    config["certification"]["certificates"]["smoothing_25"] = {
+        **{"method": "smoothing", "sigma": 0.25, "samples": 1000, "selection_samples": 100},
+        **{"alpha": 0.001, "seed": 0, "experiments": [NAME], "examples": 20},
+    }
     config["study"].update(run=[NAME], rates=[NAME], null_models={"kaf": "relu"})
     config["data"]["published"]["archives"] = {"relu": {"bytes": 1_240_603, "sha256": "0" * 64}}
+    config["detection"] = {
+        **{"run": [NAME], "examples": 40, "held_out": 100, "train_examples": 64},
+        **{"run_detectors": ["metzen"], "run_attacks": ["static", "orthogonal"]},
+        "detectors": {"metzen": {"method": "metzen", "eps": "8/255", "step": "2/255"}},
+        "attacks": {
+            "static": {"method": "pgd", "eps": "8/255", "step": "1/255", "iterations": 20},
+            "orthogonal": {"method": "orthogonal_pgd", "eps": "8/255", "step": "1/255", "iterations": 20},
+        },
+    }
     return config
 
 

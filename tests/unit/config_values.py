@@ -59,10 +59,13 @@ def path_text(value):
 
 TRAINING = (*EXPERIMENT, "training")
 KAF = (*EXPERIMENT, "activation_arguments", "kaf")
+DETECTOR = ("detection", "detectors", "metzen")
 ARCHIVE = ("data", "published", "archives", "relu")
+CERTIFICATE = ("certification", "certificates", "smoothing_25")
 RIGHT = {
     ("output",): text(r"[A-Za-z0-9_][A-Za-z0-9._-]*(/[A-Za-z0-9_][A-Za-z0-9._-]*)*", 200),
     ("device",): one_of("auto", "cpu", "cuda"),
+    ("container",): or_null(text(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*", 500)),
     ("seeds", 0): lambda value: whole(0, 2**31 - 1)(value) and value != 1,
     ("run", 0): one_of(NAME),
     ("data", "cifar10", "source"): or_null(path_text),
@@ -152,10 +155,33 @@ RIGHT = {
     ("card", "queries"): whole(1, 1_000_000),
     ("card", "samples"): whole(1, 1_000_000),
     ("card", "sources"): whole(0, 100),
+    ("certification", "run", 0): one_of(*BASE["certification"]["certificates"]),
+    ("certification", "examples"): or_null(whole(1, 1_000_000_000)),
+    (*CERTIFICATE, "method"): one_of("smoothing"),
+    (*CERTIFICATE, "experiments", 0): one_of(NAME),
+    (*CERTIFICATE, "examples"): or_null(whole(1, 1_000_000_000)),
+    (*CERTIFICATE, "sigma"): number(0, 100, above=True),
+    (*CERTIFICATE, "samples"): whole(1, 100_000_000),
+    (*CERTIFICATE, "selection_samples"): whole(1, 100_000_000),
+    (*CERTIFICATE, "alpha"): number(0, 0.5, above=True, below=True),
+    (*CERTIFICATE, "seed"): whole(0, 2**31 - 1),
     ("study", "run", 0): one_of(NAME),
     ("study", "controls", 0): one_of(*registry.ACTIVATIONS),
     ("study", "null_models", "kaf"): one_of(*registry.ACTIVATIONS),
     ("study", "rates", 0): one_of(NAME),
+    ("detection", "run", 0): one_of(NAME),
+    ("detection", "examples"): whole(1, 1_000_000),
+    ("detection", "held_out"): whole(100, 357),  # of 397, 40 are attacked
+    ("detection", "train_examples"): or_null(whole(1, 1400)),
+    ("detection", "run_detectors", 0): one_of("metzen"),
+    ("detection", "run_attacks", 0): one_of("static"),
+    (*DETECTOR, "method"): one_of("metzen", "kaf_statistics"),
+    (*DETECTOR, "eps"): radius,
+    (*DETECTOR, "step"): radius,
+    ("detection", "attacks", "static", "method"): one_of("pgd", "fmn"),
+    ("detection", "attacks", "static", "eps"): radius,
+    ("detection", "attacks", "static", "step"): radius,
+    ("detection", "attacks", "static", "iterations"): whole(1, 100_000),
     ("lr_range", "min"): lambda value: number(0, BASE["lr_range"]["max"], above=True, below=True)(value),
     ("lr_range", "max"): number(BASE["lr_range"]["min"], 100, above=True),
     ("lr_range", "epochs"): whole(1, 10_000),
@@ -189,12 +215,20 @@ CONTAINERS = [
     ("card",),
     ("card", "run"),
     ("card", "radii"),
+    ("certification",),
+    ("certification", "run"),
+    ("certification", "certificates"),
+    CERTIFICATE,
+    (*CERTIFICATE, "experiments"),
     ("study",),
     ("study", "run"),
     ("study", "controls"),
     ("study", "null_models"),
     ("study", "variants"),
     ("study", "rates"),
+    ("detection",),
+    *(("detection", name) for name in ("run", "run_detectors", "run_attacks", "detectors", "attacks")),
+    DETECTOR,
     ("lr_range",),
 ]
 # The mappings in which no key but the known may stand, and those with names of the user's own.
@@ -213,10 +247,21 @@ CLOSED = [
     ("evaluation",),
     ("evaluation", "attacks", "pgd"),
     ("card",),
+    ("certification",),
+    CERTIFICATE,
     ("study",),
+    ("detection",),
+    DETECTOR,
     ("lr_range",),
 ]
-NAMED = [("experiments",), ("evaluation", "attacks"), ("data", "published", "archives")]
+NAMED = [
+    ("experiments",),
+    ("evaluation", "attacks"),
+    ("data", "published", "archives"),
+    ("certification", "certificates"),
+    ("detection", "detectors"),
+    ("detection", "attacks"),
+]
 
 HOSTILE = [
     "; rm -rf /",

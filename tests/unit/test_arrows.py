@@ -14,10 +14,13 @@ WINGS = [
     {"activations", "config", "data"},
     {"models"},
     {"attacks", "published"},
-    {"training", "evaluation"},
-    {"diagnostics"},
+    {"certification"},
+    {"training", "evaluation", "detection", "archives"},
+    {"diagnostics", "model_zoo", "recording"},
     {"report"},
     {"pipeline"},
+    {"command"},
+    {"__main__"},
 ]
 HEIGHT = {wing: height for height, wings in enumerate(WINGS) for wing in wings}
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from kafnets import registry
-from kafnets.config import slices
+from kafnets.config import certification, slices
 from kafnets.pipeline import code
 from kafnets.pipeline.grid import Grid
 from kafnets.runtime.files import write_sealed
@@ -115,9 +115,8 @@ def check(loaded, script, *entries):
     """What a script has loaded is in its closure, and that holds nothing else."""
     found = {name for name, path in code.files(script, code.modules_of(entries)) if path.suffix == ".py"}
     closure = found - {script.removesuffix(".py")}
-    assert loaded - {f"kafnets.{name}" for name in ("registry", "entry", "entries")} <= closure, (
-        "loaded, but no change of it would make the result stale"
-    )
+    said = {name for name in loaded if name.split(".")[1:2] in (["registry"], ["entry"], ["entries"])}
+    assert loaded - said <= closure, "loaded, but no change of it would make the result stale"
     assert closure - loaded <= ELSEWHERE.keys(), "not loaded, but a change of it makes the result stale"
 
 
@@ -163,6 +162,70 @@ def test_the_code_of_cards_tables_and_plots(place, tmp_path):
 
 
 RATES = {"learning_rate": [0.01, 0.1]}
+BALL = {"eps": "8/255", "step": "4/255", "iterations": 1}
+
+
+@pytest.mark.parametrize(
+    ("method", "attack"),
+    [("kaf_statistics", "orthogonal_pgd"), ("metzen", "fmn"), ("confidence", "cw_detector")],
+)
+def test_the_code_of_a_detector(place, tmp_path, method, attack):
+    """Of its training, of an attack on it, and of the tables and the plot."""
+    detector, judged = registry.DETECTORS[method], registry.DETECTION_ATTACKS[attack]
+    kaf = place.files("kaf")
+    cell = {"experiment": "tiny", "activation": "kaf", "seed": 0, "detector": method, "attack": attack}
+    settings = {name: value for name, value in BALL.items() if name in detector.schemas()}
+    settings = {"detector_settings": {"method": method, **settings}, "train_examples": 4}
+    network = (
+        "--model",
+        kaf["model"],
+        "--model-record",
+        kaf["record"],
+        "--data",
+        place.data,
+        "--device",
+        "cpu",
+    )
+    files = ("--detector", tmp_path / "d.safetensors"), tmp_path / "d.json"
+    made = ("--settings", json.dumps(cell | settings), *network, *files[0], "--record", files[1])
+    networks = RESNET, registry.ACTIVATIONS["kaf"]
+    check(place.run("train_detector.py", *made), "train_detector.py", *networks, detector)
+    its = {"search_steps": 1, **BALL}
+    its = {name: value for name, value in its.items() if name in judged.schemas()}
+    settings = {"attack_settings": {"method": attack, **its}, "examples": 4, "held_out": 100}
+    record = tmp_path / f"{attack}.json"
+    made = ("--settings", json.dumps(cell | settings), *network, *files[0], "--detector-record", files[1])
+    loaded = place.run("detect.py", *made, "--record", record, "--csv", record.with_suffix(".csv"))
+    check(loaded, "detect.py", *networks, detector, judged)
+    shown = {"detectors": {method: {"method": method}}, "attacks": {attack: {"method": attack, **its}}}
+    shown = json.dumps({"title": "tiny", **shown, "static": attack, "merged": [attack]})
+    tables = ("--records", record, "--settings", shown)
+    check(place.run("render_detection.py", *tables, "--output", tmp_path / "t"), "render_detection.py")
+    drawn = ("--pdf", tmp_path / "plot.pdf", "--png", tmp_path / "plot.png")
+    check(place.run("plot_detection.py", *tables, *drawn), "plot_detection.py")
+
+
+def test_the_code_of_certificates(place, tmp_path):
+    config = copy.deepcopy(place.config)
+    smooth = {"method": "smoothing", "sigma": 0.25, "samples": 20, "selection_samples": 5}
+    config["certification"] = {"run": ["smooth"], "examples": 4, "certificates": {"smooth": smooth}}
+    grid, settings = Grid(config), certification.certified_settings(config, "tiny")
+    files, model = grid.certification_files(("tiny", "kaf", 0), "smooth"), place.files("kaf")
+    of_cell = certification.certification_settings(config, "tiny", "kaf", 0, "smooth")
+    loaded = place.run(
+        *("certify.py", "--settings", json.dumps(of_cell), "--data", place.data, "--device", "cpu"),
+        *("--model", model["model"], "--model-record", model["record"], "--threads", "1"),
+        *("--record", files["record"], "--csv", files["csv"], "--batch-size", "20"),
+    )
+    kaf = registry.ACTIVATIONS["kaf"]
+    check(loaded, "certify.py", RESNET, kaf, registry.CERTIFICATES["smoothing"])
+    of_table = ("--settings", json.dumps(settings), "--records", files["record"])
+    texts = [part for kind in ("csv", "md", "tex") for part in (f"--{kind}", tmp_path / f"table.{kind}")]
+    check(place.run("render_certificates.py", *of_table, *texts), "render_certificates.py")
+    drawn = ("--pdf", tmp_path / "plot.pdf", "--png", tmp_path / "plot.png")
+    check(place.run("plot_certified_radii.py", *of_table, *drawn), "plot_certified_radii.py")
+    summary = ("--summary", place.grid.summary, "--experiment", "tiny")
+    check(place.run("plot_certified_accuracy.py", *of_table, *summary, *drawn), "plot_certified_accuracy.py")
 
 
 # -- what counts as a change
@@ -226,11 +289,26 @@ class Square:
         ("import math\n", "import math\n\nmath.tau\n", True),
         ('        """Its side."""\n        self.side = side', '        self.side = """Its side."""', True),
         ("import math", "import math as cmath", True),
+        (
+            "radius, *, scale=1.5, **others)",
+            "radius: float, *, scale: float = 1.5, **others: int) -> float",
+            False,
+        ),
+        ("self, side", 'self, side: "Length"', False),
+        ("def area(radius,", "@math.read\ndef area(radius: float,", True),
     ],
 )
 def test_what_of_a_python_file_counts(of, old, new, counts):
     assert old in TEXT
     assert (of({"mine/work.py": TEXT}) != of({"mine/work.py": TEXT.replace(old, new)})) == counts
+
+
+def test_types_count_where_a_decorator_may_read_them(of):
+    """As Triton does: a tl.constexpr is another program."""
+    plain, typed = (f"@read\ndef f(x{kind}):\n    return x\n" for kind in ("", ": int"))
+    assert of({"mine/work.py": plain}) != of({"mine/work.py": typed})
+    plain, typed = (f"class C:\n    x{kind} = 1\n" for kind in ("", ": int"))
+    assert of({"mine/work.py": plain}) != of({"mine/work.py": typed})  # of a dataclass it is a field
 
 
 def test_other_programs_have_other_checksums(of):
@@ -316,6 +394,21 @@ def test_the_library_comes_before_a_users_folder(of):
     assert of({"mine/work.py": "import kafnets.chance", "kafnets/chance.py": "1"}) == of(
         {"mine/work.py": "import kafnets.chance", "kafnets/chance.py": "2"}
     )
+
+
+def test_what_a_record_tells_and_which_names_are_exported_does_not_count(monkeypatch):
+    """A change of these two files, and of no other, leaves a training as it was made."""
+    before, checksum_of = code.checksum("train.py"), code._checksum_of
+
+    def after(*edited):
+        changed = {code.SCRIPTS / "kafnets" / name for name in edited}
+        monkeypatch.setattr(
+            code, "_checksum_of", lambda path: "edited" if path in changed else checksum_of(path)
+        )
+        return code.checksum("train.py")
+
+    assert after("__init__.py", "runtime/records.py") == before
+    assert after("runtime/files.py") != before and after("models/__init__.py") != before
 
 
 def test_what_the_registry_says_of_a_name_counts():

@@ -24,9 +24,7 @@ from tests.unit.config_builders import (
     of_published_weights,
     refused,
 )
-from tests.unit.config_values import (
-    TRAINING,
-)
+from tests.unit.config_values import CERTIFICATE, TRAINING
 
 SEMANTIC = [
     (("run",), ["vvg"], 'run[0]: "vvg" is not known'),
@@ -76,6 +74,11 @@ SEMANTIC = [
     ),
     (("evaluation", "attacks", "pgd", "seed"), 1, "evaluation.attacks.pgd.seed: 1 does not belong to pgd"),
     (("card", "run"), ["tniy"], 'card.run[0]: "tniy" is not known; did you mean tiny?'),
+    (("certification", "run"), ["smoothing"], 'certification.run[0]: "smoothing" is not known; did you mean'),
+    ((*CERTIFICATE, "method"), "smothing", '.method: "smothing" is not known; did you mean smoothing?'),
+    ((*CERTIFICATE, "experiments"), ["tniy"], '.experiments[0]: "tniy" is not known; did you mean tiny?'),
+    ((*CERTIFICATE, "alpha"), 0.5, ".alpha: 0.5 is out of range; write a number above 0 and below 0.5"),
+    ((*CERTIFICATE, "eps"), "8/255", '.eps: "8/255" does not belong to smoothing; write one of sigma, '),
     (("card", "radii"), ["0/255"], "too few items"),
     (("card", "radii"), [f"{n}/255" for n in range(1, 9)], "does not grow from 0; write 0/255, then larger"),
     (("card", "radii"), [f"{n}/255" for n in (0, 1, 2, 4, 8, 16, 12, 32)], "does not grow from 0"),

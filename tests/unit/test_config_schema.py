@@ -18,6 +18,12 @@ from tests.unit.config_values import CONTAINERS, RIGHT
 
 PRESETS = sorted([*(ROOT / "workflow/presets").glob("*.yaml"), *(ROOT / "tests").glob("*/*.yaml")])
 
+# Whose entries say which settings the names take.
+TABLES = (
+    *(registry.ACTIVATIONS, registry.ARCHITECTURES, registry.ADVERSARIES, registry.ATTACKS),
+    *(registry.CERTIFICATES, registry.DETECTORS, registry.DETECTION_ATTACKS),
+)
+
 
 def properties(schema, root, seen=()):
     """Every key that a schema knows, and every mapping in it."""
@@ -35,7 +41,7 @@ def properties(schema, root, seen=()):
 def test_every_key_of_the_schema_is_in_the_config_or_its_comments():
     root, written = read(SCHEMA), (ROOT / "config.yaml").read_text()
     known = {key for key, _ in properties(root, root) if key}
-    for table in (registry.ACTIVATIONS, registry.ARCHITECTURES, registry.ADVERSARIES, registry.ATTACKS):
+    for table in TABLES:
         known |= {name for entry in table.values() for name in entry.schemas()}
     assert len(known) > 50
     missing = [key for key in sorted(known) if not re.search(rf"\b{key}\b", written)]
@@ -69,8 +75,7 @@ def test_the_table_above_has_every_setting_of_the_schema():
 
 def test_what_the_registry_says_of_settings_are_schemas():
     root = read(SCHEMA)
-    tables = (registry.ACTIVATIONS, registry.ARCHITECTURES, registry.ADVERSARIES, registry.ATTACKS)
-    for entry in (entry for table in tables for entry in table.values()):
+    for entry in (entry for table in TABLES for entry in table.values()):
         for name, schema in entry.schemas().items():
             assert schema, f"{name} may be anything"
             Draft202012Validator.check_schema(schema)

@@ -4,6 +4,11 @@ import copy
 import json
 
 import pytest
+from kafnets.config.certification import (
+    certificates_of,
+    certification_settings,
+    certified_settings,
+)
 from kafnets.config.checks import validate
 from kafnets.config.slices import (
     card_settings,
@@ -111,6 +116,28 @@ def test_slices_hold_what_their_step_needs():
     json.dumps([training, attack, card], allow_nan=False)
 
 
+def test_certificates_are_of_the_experiments_that_they_name():
+    settings = certification_settings(BASE, NAME, "kaf", 1, "smoothing_25")
+    assert settings["examples"] == 20 and settings["method"] == "smoothing"
+    given = {"sigma": 0.25, "samples": 1000, "selection_samples": 100, "alpha": 0.001, "seed": 0}
+    assert settings["arguments"] == given
+    config = copy.deepcopy(BASE)
+    config["experiments"]["other"] = config["experiments"][NAME]
+    config["run"] = [NAME, "other"]
+    config["certification"]["run"] = ["smoothing_50", "smoothing_25"]
+    validate(config, SCHEMA, PUBLISHED)
+    assert certificates_of(config, NAME) == ["smoothing_50", "smoothing_25"]
+    assert certificates_of(config, "other") == ["smoothing_50"]
+    # no more images than the experiment has
+    assert certification_settings(config, "other", "relu", 0, "smoothing_50")["examples"] == 40
+    shown = certified_settings(config, NAME)
+    assert list(shown["certificates"]) == ["smoothing_50", "smoothing_25"]
+    assert shown["certificates"]["smoothing_25"]["norm"] == "l2" and shown["balls"]["pgd"][0] == "linf"
+    del config["certification"]
+    validate(config, SCHEMA, PUBLISHED)
+    assert certificates_of(config, NAME) == []
+
+
 @pytest.mark.parametrize(
     ("settings", "section"),
     [
@@ -118,6 +145,8 @@ def test_slices_hold_what_their_step_needs():
         (lr_range_settings(BASE, NAME, "kaf"), "training"),
         (card_settings(BASE, NAME, "kaf", 1), "card"),
         (table_settings(BASE, NAME), None),
+        (certification_settings(BASE, NAME, "kaf", 1, "smoothing_25"), "arguments"),
+        (certified_settings(BASE, NAME), None),
     ],
 )
 def test_a_change_of_any_setting_changes_a_param_and_is_short(settings, section):

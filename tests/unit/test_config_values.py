@@ -21,6 +21,7 @@ from tests.unit.config_builders import (
 )
 from tests.unit.config_values import (
     ARCHIVE,
+    CERTIFICATE,
     CLOSED,
     CONTAINERS,
     KAF,
@@ -103,6 +104,7 @@ def mappings(value, path=()):
 
 
 OPTIONAL = [
+    ("container",),
     ("study", "null_models", "kaf"),
     (*TRAINING, "activation_rate"),
     (*TRAINING, "penalties"),
@@ -117,6 +119,13 @@ OPTIONAL = [
     ("data", "published"),
     ARCHIVE,
     ("evaluation", "attacks", "autoattack"),
+    ("certification",),
+    ("detection",),
+    ("networks",),
+    ("certification", "certificates", "smoothing_50"),
+    ("certification", "certificates", "smoothing_50", "samples"),
+    *((*CERTIFICATE, name) for name in ("experiments", "examples")),
+    *((*CERTIFICATE, name) for name in ("samples", "selection_samples", "alpha", "seed")),
     *((*EXPERIMENT, "architecture_arguments", name) for name in ("block", "dropout")),
 ]
 NEEDED = [

@@ -403,11 +403,13 @@ def test_a_damaged_file_in_the_place_is_replaced(path):
 
 
 @pytest.mark.injects("downloads from a server that stalls, drops, lies or is absent")
-def test_no_server(path):
+def test_no_server(path, capsys):
+    """Known at once: nothing is tried again."""
     with serving(whole) as server:
         pass
-    with pytest.raises(DownloadError, match="the connection failed"):
-        fetch(server, path, attempts=2)
+    with pytest.raises(DownloadError, match=r"the connection failed: .*is there no internet here"):
+        fetch(server, path)
+    assert "trying again" not in capsys.readouterr().err
     assert list(path.parent.iterdir()) == []
 
 

@@ -12,7 +12,8 @@ from matplotlib import image
 
 from tests.repository import ENVIRONMENT, ROOT
 
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *ROOT.glob("docs/*.md")])
+ALONE = ("README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "config/README.md")
+PAGES = sorted([*(ROOT / name for name in ALONE), *ROOT.glob("docs/*.md")])
 FENCED = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 # A path may be written from one of these, and so may the rooms of README's map.
@@ -93,7 +94,7 @@ def paths():
 
 
 # Folders of results/, in README's map.
-OF_RESULTS = {"results/", "evaluations/", "tables/", "cards/", "plots/", "logs/"}
+OF_RESULTS = {"results/", "evaluations/", "tables/", "cards/", "certificates/", "plots/", "logs/"}
 
 
 @pytest.mark.parametrize("word", [*paths()])

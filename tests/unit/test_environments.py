@@ -18,14 +18,6 @@ from tests.repository import ROOT
 
 # With a CUDA build of PyTorch comes Triton; activations/gpu.py asks first whether it is there.
 OPTIONAL = {"triton", "triton.language"}
-# Functions that a script reaches by the files it imports, but does not call.
-NOT_CALLED = {
-    "convert_published.py": (
-        "kafnets/published.py:load_weights",
-        "kafnets/runtime/cli.py:settings_argument",
-        "kafnets/registry.py:_adopt_from_environment",  # which a job is given as JSON
-    ),
-}
 
 
 def read(path):
@@ -72,7 +64,7 @@ RULES = sorted(set(scripts()))
 
 
 def imported(script):
-    found = imports.third_party(imports.SCRIPTS / script, NOT_CALLED.get(script, ()))
+    found = imports.third_party(imports.SCRIPTS / script)
     return {module: file for module, file in found.items() if module not in OPTIONAL}
 
 
@@ -114,7 +106,7 @@ def test_what_a_rule_imports_is_in_its_environment(environment, script):
     """By name: nothing is there only because something else happens to need it."""
     _, conda, pip = read(ROOT / "envs" / environment)
     there = {standin.canonical(PYPI.get(name, name)) for name in conda | pip}
-    homes = {"tensorflow": ["tensorflow-cpu"], **metadata.packages_distributions()}
+    homes = metadata.packages_distributions()
     for module, file in imported(script).items():
         home = {standin.canonical(name) for name in homes[module.partition(".")[0]]}
         assert home & there, f"{file} imports {module}; envs/{environment} has none of {home}"
@@ -125,11 +117,9 @@ def test_scripts_start_in_their_environment(path, tmp_path):
     """In one process all that they import, at once or later, then the scripts themselves."""
     _, conda, pip = read(path)
     wanted = {PYPI.get(name, name) for name in (conda | pip).keys() - NOT_PYTHON}
-    absent = {"tensorflow-cpu"} & wanted  # no part of the pip environment
-    python = standin.make(tmp_path / "environment", sorted(wanted - absent))
+    python = standin.make(tmp_path / "environment", sorted(wanted))
     of_it = [script for environment, script in RULES if environment == path.name]
     modules = sorted({module for script in of_it for module in imported(script)})
-    modules = [module for module in modules if not (absent and module.startswith("tensorflow"))]
     lines = [f"import {name}" for name in [*modules, *(script.removesuffix(".py") for script in of_it)]]
     result = subprocess.run(
         [python, "-c", "\n".join(lines)], cwd=imports.SCRIPTS, capture_output=True, text=True, timeout=300
@@ -161,7 +151,3 @@ def test_imports_in_functions_and_by_name_are_found():
     found = imports.third_party(imports.SCRIPTS / "prepare_data.py")
     assert "torchvision.datasets" in found and "sklearn.datasets" in found
     assert "torch" not in imports.third_party(imports.SCRIPTS / "render_tables.py")
-    for script, functions in NOT_CALLED.items():
-        for function in functions:  # else the exception is not needed
-            fewer = tuple(name for name in functions if name != function)
-            assert len(imports.third_party(imports.SCRIPTS / script, fewer)) > len(imported(script))

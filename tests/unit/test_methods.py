@@ -17,6 +17,7 @@ from kafnets.training.methods.standard import Standard
 from kafnets.training.methods.trades import TRADES
 from kafnets.training.run import train
 from kafnets.training.training import Training
+from method_cases import Plain, agree, counted, normalised, some, updated
 from torch import nn
 from torch.nn import functional
 from training_cases import CPU, NOISE, StopAt, first_batch, same, settings, weights
@@ -98,70 +99,12 @@ def test_in_float16_a_large_loss_scale_leaves_the_adversary_its_gradient():
 # -- the methods of the literature, each against its loop and its loss written out, in float64
 
 
-def normalised():
-    """A network whose answers depend on the mode that it is in."""
-    torch.manual_seed(0)
-    layers = nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Tanh(), nn.Flatten(), nn.Linear(256, 3)
-    model = nn.Sequential(*layers).double()
-    model(torch.rand(8, 3, 8, 8, dtype=torch.float64))  # running averages that are not the next batch's
-    return model
-
-
-def some():
-    torch.manual_seed(1)
-    return torch.rand(5, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
-
-
-def updated(method, seed=7, state=None):
-    """The update of a method on a network, that network, and one in the same state for the oracle."""
-    model, (images, labels) = normalised(), some()
-    oracle = copy.deepcopy(model)
-    torch.manual_seed(seed)
-    update = method.update(Network(_Plain(model)), images, labels, {} if state is None else state)
-    torch.manual_seed(seed)
-    return update, model, oracle, images, labels
-
-
-class _Plain(nn.Module):
-    """Its logits as they are: `Network` makes them float32, which would hide small differences."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return _Float64(self.model(images))
-
-
-class _Float64(torch.Tensor):
-    def __new__(cls, tensor):
-        return tensor.as_subclass(cls)
-
-    def float(self):
-        return self.as_subclass(torch.Tensor)
-
-
 def climbed(model, images, loss, start, steps=3):
     for _ in range(steps):
         given = start.clone().requires_grad_()
         moved = start + STEP * torch.autograd.grad(loss(model(given)), given)[0].sign()
         start = torch.min(torch.max(moved, images - EPS), images + EPS).clamp(0, 1)
     return start
-
-
-def counted(model):
-    return model[1].num_batches_tracked.item() - 1  # `normalised` has made a pass
-
-
-def agree(update, oracle_loss, model, oracle):
-    """The same loss, the same gradients of all weights, and the same running averages."""
-    torch.testing.assert_close(update.loss, oracle_loss, rtol=1e-12, atol=0)
-    update.loss.backward()
-    oracle_loss.backward()
-    for one, other in zip(model.parameters(), oracle.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, rtol=1e-9, atol=1e-12)
-    for one, other in zip(model.buffers(), oracle.buffers(), strict=True):
-        torch.testing.assert_close(one, other)
 
 
 @pytest.mark.parametrize("mode", ["train", "eval"])
@@ -271,11 +214,11 @@ def test_awp_updates_at_the_weights_uphill(inner):
     method, state = AWP(method=inner, gamma=0.05, warm_up=1), {"gamma": torch.zeros((), dtype=torch.float64)}
     method.begin_epoch(1, state)
     update, model, oracle, images, labels = updated(method, state=state)
-    crafted = inner.craft(Network(_Plain(oracle)), images, labels, {})
+    crafted = inner.craft(Network(Plain(oracle)), images, labels, {})
     proxy = copy.deepcopy(oracle)
 
     def loss(model):
-        return inner.objective(Network(_Plain(model)), images, labels, crafted, {}).loss
+        return inner.objective(Network(Plain(model)), images, labels, crafted, {}).loss
 
     optimizer = torch.optim.SGD(proxy.parameters(), lr=0.01)
     (-loss(proxy)).backward()
@@ -305,7 +248,7 @@ def test_awp_begins_after_its_warm_up():
 def test_awp_with_a_gradient_that_overflows_leaves_the_weights():
     method, state = AWP(method=Standard(), gamma=0.05), {"gamma": torch.ones(())}
     model, (images, labels) = normalised(), some()
-    network = Network(_Plain(model), scale=lambda loss: loss * math.inf)
+    network = Network(Plain(model), scale=lambda loss: loss * math.inf)
     update = method.update(network, images, labels, state)
     assert update.loss.isfinite()
 
@@ -323,6 +266,11 @@ METHODS = {
     "trades": {"adversary": {"iterations": 2}, "awp": {"gamma": 0.01, "warm_up": 1}},
     "mart": {"adversary": {"iterations": 2}, "averaging": {"decay": 0.9, "start": 1}},
     "grad_align": {"adversary": {"eps": "8/255"}},
+    "gaussian": {"adversary": {"sigma": 0.25}},
+    "smooth_adv": {"adversary": {"sigma": 0.25, "radius": 0.5, "iterations": 2}},
+    "ibp": {"adversary": {"eps": "2/255", "ramp": 1}},
+    "lmt": {"adversary": {"c": 0.1, "warm_up": 1}},
+    "offset": {},
 }
 
 
@@ -353,7 +301,7 @@ def test_a_method_trains_and_resumes_with_the_same_bits(tmp_path, monkeypatch, n
     assert facts["single_step"] == (name in ("fbf", "n_fgsm", "free", "grad_align"))
 
 
-@pytest.mark.parametrize("name", ["free", "trades", "mart", "grad_align"])
+@pytest.mark.parametrize("name", ["free", "trades", "mart", "grad_align", "smooth_adv"])
 def test_what_a_method_changes_can_be_put_back_for_the_trial_of_a_graph(monkeypatch, name):
     """As in the capture on a GPU, which fails here: the step that it tried has left nothing behind."""
     training, plain = (Training(chosen(name), NOISE, CPU, deferred=True) for _ in range(2))
@@ -420,7 +368,7 @@ def test_free_moves_the_perturbation_by_the_gradient_of_the_update():
     state, eps = method.initial_state(images), 16 / 255
     for _ in range(2):
         before = state["delta"].clone()
-        update = method.update(Network(_Plain(model)), images, labels, state)
+        update = method.update(Network(Plain(model)), images, labels, state)
         update.loss.backward()
         given = (images + before).clamp(0, 1).requires_grad_()
         gradient = torch.autograd.grad(functional.cross_entropy(model(given), labels), given)[0]

@@ -129,8 +129,9 @@ def test_clean_trained_networks_stand_first(paths):
     cards = [finished.read(path) for path in (paths[3], paths[-1])]
     drawn = pictures.saliency(cards, [finished.tensors(card) for card in cards])
     heads = [axes.get_title() for axes in drawn.axes[:3]]
-    assert heads == ["Image", "ReLU\nclean-trained\nmean 1.25", "KAF\nrobust\nmean 1.30"]
-    assert drawn.axes[1].get_xlabel() == "0.50"
+    assert heads == ["Image", "ReLU\nclean-trained\nmean α 1.25", "KAF\nrobust\nmean α 1.30"]
+    assert drawn.axes[1].get_xlabel() == "α 0.50"
+    assert drawn.get_supxlabel().startswith("α: how well image and gradient align")
 
 
 def test_gradients_on_other_images_are_not_compared(paths, tmp_path):
@@ -156,10 +157,11 @@ def test_the_shares_of_each_class():
     verdicts = numpy.array([[1, 1, 0, 1.0], [1, 0, 0, 0.5]])
     shares = by_class(verdicts, numpy.array([0, 0, 2, 2]), 3)
     assert shares[:, [0, 2]].tolist() == [[1, 0.5], [0.5, 0.25]] and numpy.isnan(shares[:, 1]).all()
-    drawn = classes.draw({"relu": shares, "kaf": shares}, CLASSES[:3])
+    drawn = classes.draw({"relu": shares, "kaf": shares}, CLASSES[:3], [2, 0, 2])
     accuracy, robustness = drawn.axes
-    assert [text.get_text() for text in accuracy.texts] == ["100", "50"] * 2
-    assert [text.get_text() for text in robustness.texts] == ["50", "25"] * 2
+    assert [text.get_text() for text in accuracy.texts] == ["100", NOT_RUN, "50"] * 2
+    assert [text.get_text() for text in robustness.texts] == ["50", NOT_RUN, "25"] * 2
+    assert robustness.get_xlabel() == "Class (0 to 2 test images each)"
     assert [label.get_text() for label in robustness.get_yticklabels()] == ["ReLU", "KAF"]
 
 

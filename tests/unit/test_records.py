@@ -25,6 +25,7 @@ def unpack(folder):
         "runtime/records",
         "runtime/files",
         "runtime/errors",
+        "runtime/locks",
         "runtime/turns",
     ):
         shutil.copy(ROOT / LIBRARY / f"{name}.py", folder / LIBRARY / f"{name}.py")

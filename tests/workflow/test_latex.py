@@ -6,7 +6,18 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from kafnets.report import differences, manifest, statistics, summary, tables, typesetting
+from kafnets.report import (
+    detection_table,
+    detections,
+    differences,
+    manifest,
+    statistics,
+    summary,
+    tables,
+    typesetting,
+)
+
+from tests.unit.detection_builder import SETTINGS, write_all
 
 PUBLISHED = Path(__file__).parents[2] / "workflow" / "resources" / "thesis_results.yaml"
 ATTACK = {"eps": "8/255", "step": "2/255", "iterations": 50, "restarts": 10}
@@ -131,3 +142,10 @@ def test_every_attack_on_the_thesis_table_fits(tmp_path):
         "worst_case": list(attacks),
     }
     check_it_compiles(tmp_path, tables.by_attack(rows, "vgg", settings))
+
+
+def test_the_tables_of_detectors_compile(tmp_path):
+    paths = write_all(tmp_path, ("kaf_elu_base", "lipschitz_spline"))
+    guarded = detections.guarded([detections.read(path) for path in paths], SETTINGS)
+    for build in (detection_table.build, detection_table.of_attacks):
+        check_it_compiles(tmp_path, build(guarded, SETTINGS))

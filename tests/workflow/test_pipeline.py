@@ -47,11 +47,12 @@ def test_every_file_is_there(folder):
     for suffix in ("tex", "csv", "md"):
         for table in ("", "_attacks", "_differences"):
             assert (out / f"tables/tiny_resnet8{table}.{suffix}").stat().st_size > 100
+        assert (out / f"certificates/tiny_resnet8.{suffix}").stat().st_size > 100
     for kind in ("tradeoff", "history", "iterations", "schedule", "kafs_kaf_seed0"):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
     of_cards = ("radii", "depth", "saliency", "landscapes", "gallery_kaf_seed0", "layers_relu_seed0")
-    for kind in ("classes", *of_cards):
+    for kind in ("classes", "certified_radii", "certified_accuracy", *of_cards):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
     assert not list(out.rglob("resume-*"))  # finished runs leave no checkpoint
@@ -108,6 +109,20 @@ def test_every_network_has_a_card(folder):
         assert record["sources"] == [f"results/tiny/models/tiny_resnet8/{other}/seed{seed}/model.safetensors"]
         # the curve over the radii begins where the tables' accuracy is measured, on a part of its images
         assert record["figures"]["radii"][0]["accuracy"] == record["figures"]["clean_accuracy"]
+
+
+def test_every_network_has_a_certificate(folder):
+    out = folder / "results/tiny/certificates"
+    with open(out / "tiny_resnet8.csv", encoding="utf-8") as file:
+        rows = {row["activation"]: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"relu", "kaf"} and {row["seeds"] for row in rows.values()} == {"2"}
+    for activation, row in rows.items():
+        records = [
+            json.loads((out / f"tiny_resnet8/{activation}/seed{seed}/smoothing.json").read_text())
+            for seed in "01"
+        ]
+        assert [record["examples"] for record in records] == [4, 4]
+        assert float(row["acr"]) == pytest.approx(sum(r["average_radius"] for r in records) / 2, abs=1e-4)
 
 
 def test_a_second_run_does_nothing(folder):
@@ -171,12 +186,13 @@ def test_what_changes_no_code_plans_nothing(folder, dry):
         ("attacks/thesis.py", "from .arguments import", {"evaluate": 4}),
         ("training/lr_range.py", "import math", {}),
         ("report/plots/radii.py", "import numpy", {"plot_radii": 1}),
+        ("certification/smoothing.py", "import functools", {"certify": 4}),
     ],
 )
 def test_an_edit_plans_what_runs_it_and_nothing_else(folder, dry, name, line, jobs):
     with edited(folder, {f"{LIBRARY}/{name}": replaced(line, f"EDITED = 1\n\n{line}")}):
         found = planned(dry())
-    kinds = ("train", "evaluate") if "train" in jobs else ("train", "evaluate", "plot_radii")
+    kinds = ("train", "evaluate") if "train" in jobs else ("train", "evaluate", "plot_radii", "certify")
     assert {kind: found[kind] for kind in kinds if found.get(kind)} == jobs
 
 
@@ -187,6 +203,12 @@ def test_only_what_a_change_concerns_runs_again(dry):
     assert attack["evaluate"] == 4 and "train" not in attack
     card = planned(dry("--config", "card={queries: 11}"))
     assert card["card"] == 4 and not card.keys() & {"train", "evaluate", "aggregate"}
+    changed = "certification={certificates: {smoothing: {sigma: 0.5}}}"
+    certificate = planned(dry("--config", changed))
+    assert certificate["certify"] == 4 and certificate["render_certificates"] == 1
+    assert not certificate.keys() & {"train", "evaluate", "aggregate", "render_tables", "card"}
+    # and without them nothing else is made anew
+    assert "Nothing to be done" in dry("--config", "certification={run: []}")
     batch = dry("--config", "evaluation={batch_size: 17}", "device=auto")
     assert "Nothing to be done" in batch
     seed = planned(dry("--config", "seeds=[0,1,2]"))

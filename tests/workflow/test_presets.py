@@ -98,6 +98,24 @@ def test_the_studies_are_planned(plan, tmp_path, preset, networks, attacks):
     assert counts["render_study"] == 1 and "choose_rates" not in counts
 
 
+@pytest.mark.parametrize(
+    ("preset", "trained", "published", "attacks", "certificates", "guarded"),
+    [("certified_cpu", 22, 3, 3, 32, 3), ("certified", 75, 8, 4, 111, 8)],
+)
+def test_the_certificates_are_planned(
+    plan, tmp_path, preset, trained, published, attacks, certificates, guarded
+):
+    preset = ("--configfile", ROOT / f"workflow/presets/{preset}.yaml")
+    counts = planned(plan(tmp_path, "-n", *preset, "--quiet", "rules"))
+    assert (counts["train"], counts["import_published"]) == (trained, published)
+    assert counts["evaluate"] == attacks * (trained + published)
+    assert counts["certify"] == certificates
+    kinds = ("render_certificates", "plot_certified_radii", "plot_certified_accuracy")
+    assert [counts[kind] for kind in kinds] == [7, 7, 7]
+    # four detectors beside each network, under six attacks
+    assert (counts["train_detector"], counts["detect"]) == (4 * guarded, 24 * guarded)
+
+
 def test_rates_are_tried_before_a_study(plan, tmp_path):
     preset = ("--configfile", ROOT / "workflow/presets/activations_cpu.yaml")
     counts = planned(plan(tmp_path, "-n", "rates", *preset, "--quiet", "rules"))

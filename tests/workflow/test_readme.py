@@ -25,12 +25,15 @@ RUN = {
 # With DRY: what they would do.
 DRY = {"snakemake": "-n", "make": "-nB"}
 PLANNED = {
+    "make docs": "python docs/site/build.py",
     "make demo": "snakemake --cores [0-9]+ --configfile workflow/presets/demo.yaml",
     'make venv REQUIREMENTS="-r requirements.txt"': "pip install .* -r requirements.txt",
     "snakemake --cores 8": r"train +15\n",
     "snakemake --cores 8 models": r"train +15\n",
     "snakemake --cores 8 evaluations": r"evaluate +45\n",
+    "snakemake --cores 8 certificates": r"certificates +1\n",
     "snakemake --cores 8 lr_range": r"lr_range_test +15\n",
+    "snakemake --cores 8 detections": "Nothing to be done",
     "snakemake --cores 1 partial": r"partial +1\n",
     "snakemake --cores 1 --touch": r"train +15\n",
     "snakemake --cores 8 --forceall": r"train +15\n",
@@ -42,6 +45,17 @@ ELSEWHERE = {
     "make test": "what runs this",
     "make demo TORCH_INDEX=https://...": "tests/unit/test_installation.py::test_torch_of_another_index",
     "snakemake --cores 8 --use-conda": "needs conda; without it: tests/unit/test_environments.py",
+    "docker build -t kafnets --build-arg TORCH_INDEX=https://... .": (
+        "needs Docker; tests/unit/test_container.py"
+    ),
+    "docker build -t kafnets:cuda --build-arg DEVICE=cuda .": "needs Docker; tests/unit/test_container.py",
+    'docker run --rm --user "$(id -u)" -v "$PWD/demo:/workdir" kafnets': (
+        "needs Docker; tests/unit/test_container.py::test_the_demo_is_planned_from_what_is_copied"
+    ),
+    'docker run --rm --gpus all -v "$PWD:/workdir" kafnets:cuda snakemake --snakefile /opt/kafnets/Snakefile'
+    " --cores 8": "needs Docker and a GPU",
+    "apptainer build kafnets.sif docker-daemon://kafnets:latest": "needs Apptainer",
+    'snakemake --cores 8 --sdm apptainer --config container="$PWD/kafnets.sif"': "needs Apptainer",
     "make venv": "the beginning of every command that is run here",
     "snakemake --snakefile /path/to/clone/Snakefile": (
         "tests/workflow/test_places.py::test_another_folder_and_a_narrow_locale"
@@ -66,6 +80,12 @@ ELSEWHERE = {
     "snakemake --cores 2 rates --configfile workflow/presets/activations_cpu.yaml": (
         "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study"
     ),
+    "snakemake --cores 2 --configfile workflow/presets/certified_cpu.yaml": (
+        "tests/workflow/test_presets.py::test_the_certificates_are_planned"
+    ),
+    "python workflow/scripts/certify.py --help": (
+        "tests/unit/test_certify.py::test_the_script_writes_what_was_found"
+    ),
     "snakemake --cores 8 rates": "tests/workflow/test_presets.py::test_rates_are_tried_before_a_study",
     "snakemake --cores 2 --configfile workflow/presets/published_smoke.yaml --config"
     " 'data={published: {source: /path/to/converted/weights}, cifar10: {source: null}}'": (
@@ -76,7 +96,20 @@ ELSEWHERE = {
     "python workflow/scripts/print_tables.py --output results": (
         "tests/unit/test_tables.py::test_the_scripts_write_and_print_the_table"
     ),
+    "kafnets evaluate --model my_module:build --weights mine.pt --data cifar10 --output results/mine": (
+        "tests/unit/test_command.py::test_the_commands_of_the_page"
+    ),
+    "kafnets table results/mine/pgd.json": "tests/unit/test_command.py::test_the_commands_of_the_page",
+    "kafnets verify results/mine/pgd.json": "tests/unit/test_command.py::test_the_commands_of_the_page",
+    "kafnets verify results/evaluations/vgg/relu/seed0/pgd.json": (
+        "tests/unit/test_command.py::test_a_record_of_the_pipeline_finds_its_files"
+    ),
+    "python -m kafnets": "tests/unit/test_command.py::test_as_a_process",
+    "snakemake --cores 8 --configfile judged.yaml": (
+        "tests/workflow/test_recipes.py::test_the_example_of_ones_own_networks"
+    ),
     "pip install .": "the package: tests/unit/test_wheel.py",
+    "pip install '.[data,statistics]'": "the package and what it asks for: tests/unit/test_wheel.py",
     "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
     " results/data/cifar10.safetensors --record again.json --verdicts again.safetensors": (
         "tests/workflow/test_pipeline.py::test_scripts_run_without_snakemake"
@@ -148,7 +181,7 @@ def test_snakemake_is_told_how_many_cores(command):
 
 @pytest.mark.parametrize("place", [place for place in ELSEWHERE.values() if "::" in place])
 def test_the_test_that_runs_it_is_there(place):
-    file, _, name = place.partition("::")
+    file, _, name = place.rpartition("; ")[2].partition("::")
     assert f"def {name}" in (ROOT / file).read_text(encoding="utf-8")
 
 

@@ -55,6 +55,14 @@ class Small(nn.Sequential):
             *(nn.Conv2d(width, width, 3, stride=2), nn.BatchNorm2d(width), activate(width)),
             *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, num_classes)),
         )
+
+
+def ready(width):
+    """A network that is there already, of plain layers."""
+    return nn.Sequential(
+        *(nn.Conv2d(3, width, 3, stride=2), nn.BatchNorm2d(width), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 3)),
+    )
 '''
 ATTACK = '''"""An attack."""
 
@@ -131,7 +139,7 @@ def experiment(adversary, activations, **arguments):
     corners = {"method": "corners", "radius": "16/255", "samples": 3}
     config["evaluation"] |= {"run": ["clean", "corners"], "headline": "corners"}
     config["evaluation"]["attacks"]["corners"] = corners
-    config["card"]["run"] = []
+    config["card"]["run"] = config["certification"]["run"] = []
     return config
 
 
@@ -152,7 +160,9 @@ def snakemake(folder, *arguments, check=True):
 
 def check_results(out, activations):
     with open(out / "summary.csv", encoding="utf-8") as file:
-        rows = [(row["activation"], row["attack"]) for row in csv.DictReader(file)]
+        rows = [
+            (row["activation"], row["attack"]) for row in csv.DictReader(file) if row["experiment"] == "mine"
+        ]
     assert sorted(rows) == sorted((name, attack) for name in activations for attack in ("clean", "corners"))
     written = (out / "tables/mine.md").read_text()
     for name in activations:
@@ -182,6 +192,10 @@ REGISTRY = {
 }
 
 
+# Where a line of these stands; of the others in registry.py.
+FILES = {"ADVERSARIES": "entries/training", "ATTACKS": "entries/attacks"}
+
+
 def test_in_the_repository(tmp_path):
     """A file and a line for each."""
     folder = copy_repository(tmp_path / "repository")
@@ -189,11 +203,11 @@ def test_in_the_repository(tmp_path):
     rooms = {"activations": ACTIVATIONS, "models": NETWORK, "attacks": ATTACK, "data": DATA}
     for room, text in (*rooms.items(), ("training/methods", METHOD)):
         (library / room / "mine.py").write_text(text)
-    registry = (library / "registry.py").read_text()
     for table, line in REGISTRY.items():
-        assert f"\n{table} = {{\n" in registry
-        registry = registry.replace(f"\n{table} = {{\n", f"\n{table} = {{\n    {line}\n")
-    (library / "registry.py").write_text(registry)
+        file = library / f"{FILES.get(table, 'registry')}.py"
+        tables = file.read_text()
+        assert f"\n{table} = {{\n" in tables
+        file.write_text(tables.replace(f"\n{table} = {{\n", f"\n{table} = {{\n    {line}\n"))
     overlay = tmp_path / "overlay.yaml"
     activations = ["bent", "scaled", "torch_prelu"]
     config = experiment({"name": "noise", "eps": "8/255"}, activations, torch_prelu={"init": 0.1})
@@ -203,6 +217,18 @@ def test_in_the_repository(tmp_path):
     check_results(folder / "results/mine", activations)
     with open(folder / "results/mine/cards/mine.csv", encoding="utf-8") as file:
         assert [row["activation"] for row in csv.DictReader(file)] == activations
+
+
+def test_the_example_of_ones_own_networks(plan, tmp_path):
+    """docs/library.md, as it stands there: what snakemake would do."""
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    (example,) = re.findall("^```yaml\n(# judged.yaml.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "judged.yaml").write_text(example)
+    (tmp_path / "my_module.py").write_text("def build(width=4): ...\n")
+    for name in ("mine.pt", "wide.pt"):
+        (tmp_path / name).write_bytes(b"weights")
+    jobs = planned(plan(tmp_path, "--configfile", tmp_path / "judged.yaml", "-n"))
+    assert (jobs["import_network"], jobs["evaluate"]) == (2, 6) and "train" not in jobs
 
 
 def test_the_example_of_the_page(plan, tmp_path):
@@ -241,7 +267,25 @@ OWN = {
         }
     },
     "datasets": {"bars": {"target": "my_data:prepare", "examples": [80, 40], "classes": 3, "size": 16}},
+    "networks": {
+        "ready": {
+            "target": "my_network:ready",
+            "weights": "ready.pt",
+            "arguments": {"width": 5},
+            "mean": [0.4, 0.4, 0.4],
+            "std": [0.3],
+            "label": "Ready made",
+        }
+    },
 }
+# weights as people have them
+WEIGHTS = """
+import sys, torch
+sys.path.insert(0, sys.argv[1])
+from my_network import ready
+state = {f"module.{name}": tensor for name, tensor in ready(5).state_dict().items()}
+torch.save({"state_dict": state, "epoch": 1}, sys.argv[1] + "/ready.pt")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +296,12 @@ def own(tmp_path_factory):
     for name, text in (*files.items(), ("my_scaled", ACTIVATIONS)):
         (beside / f"{name}.py").write_text(text)
     config = experiment({"name": "fbf", "eps": "16/255", "step": "20/255"}, ["bent", "scaled"])
+    judged = {"title": "Given", "dataset": "bars", "test_examples": None, "reference": None}
+    config["experiments"]["judged"] = {**judged, "networks": ["ready"]}
+    config["run"].append("judged")
     (beside / "overlay.yaml").write_text(yaml.safe_dump({**config, **OWN}))
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT / "workflow/scripts")}
+    subprocess.run([sys.executable, "-c", WEIGHTS, beside], env=environment, check=True)
     work = tmp_path_factory.mktemp("work")
     snakemake(work, "--snakefile", ROOT / "Snakefile", "--configfile", beside / "overlay.yaml")
     return work, beside
@@ -261,6 +310,10 @@ def own(tmp_path_factory):
 def test_names_of_ones_own(own, plan):
     work, beside = own
     check_results(work / "results/mine", ["bent", "scaled"])
+    written = (work / "results/mine/tables/judged.md").read_text()
+    assert "| Network " in written and "| Ready made" in written
+    record = json.loads((work / "results/mine/models/judged/ready/seed0/record.json").read_text())
+    assert (record["kind"], record["weights"]["name"]) == ("network", "ready.pt")
     assert "Nothing to be done" in plan(work, "--configfile", beside / "overlay.yaml", "-n")
 
 
@@ -268,21 +321,25 @@ def test_names_of_ones_own(own, plan):
     ("name", "change", "jobs"),
     [
         ("my_scaled", ("torch.tanh(x)", "torch.sin(x)"), {"train": 1, "evaluate": 2}),
-        ("my_attack", ("sub(0.5)", "sub(0.4)"), {"evaluate": 2}),
+        ("my_attack", ("sub(0.5)", "sub(0.4)"), {"evaluate": 3}),
         ("my_data", ("manual_seed(0)", "manual_seed(1)"), {"prepare_data": 1}),
         ("my_network", ('"""A network."""', "# a comment"), {}),
+        ("ready.pt", (b"", b" "), {"import_network": 1}),
     ],
 )
 def test_an_edit_of_ones_own_file_plans_its_cells(own, plan, name, change, jobs):
     work, beside = own
-    file = beside / f"{name}.py"
-    text = file.read_text()
+    file = beside / (name if name.endswith(".pt") else f"{name}.py")
+    content = file.read_bytes()
+    old, new = (part if isinstance(part, bytes) else part.encode() for part in change)
     try:
-        file.write_text(text.replace(*change))
+        file.write_bytes(content.replace(old, new, 1))
         found = planned(plan(work, "--configfile", beside / "overlay.yaml", "-n"))
     finally:
-        file.write_text(text)
-    kinds = ("prepare_data", "train", "evaluate") if "prepare_data" not in jobs else ("prepare_data",)
+        file.write_bytes(content)
+    kinds = ("prepare_data", "train", "evaluate", "import_network")
+    kinds = ("prepare_data",) if "prepare_data" in jobs else kinds
+    kinds = ("import_network", "train") if "import_network" in jobs else kinds
     assert {kind: found[kind] for kind in kinds if found.get(kind)} == jobs
 
 

@@ -4,10 +4,6 @@
 #        {OUT}/cards/{experiment}.{csv,md}
 
 
-localrules:
-    render_cards,
-
-
 rule card:
     input:
         model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
@@ -59,6 +55,7 @@ rule render_cards:
         f"{OUT}/logs/report/cards_{{experiment}}.log",
     benchmark:
         f"{OUT}/benchmarks/report/cards_{{experiment}}.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

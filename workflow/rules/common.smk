@@ -5,9 +5,7 @@ import os
 import shlex
 import shutil
 import sys
-from pathlib import Path
 
-ROOT = Path(workflow.basedir)
 sys.path[:0] = [str(ROOT / "workflow" / "scripts"), str(ROOT / "workflow")]
 
 import snakemake_patches
@@ -16,23 +14,26 @@ import snakemake_patches
 os.environ.pop("KAFNETS_OWN", None)
 
 from kafnets import registry
+from kafnets.config.certification import certification_settings
 from kafnets.config.checks import validate
-from kafnets.config.reading import check_keys, check_locale, typed
+from kafnets.config.reading import check_keys, check_locale, check_mappings, told, typed
 from kafnets.config.slices import (
     card_settings,
     evaluation_settings,
+    expanded,
     iterated_attack,
     lr_range_settings,
     table_settings,
     training_settings,
 )
 from kafnets.pipeline import code
-from kafnets.pipeline.grid import Grid
+from kafnets.pipeline.detection import Detections
+from kafnets.pipeline.grid import TABLES, Grid
 from kafnets.pipeline.params import as_params, checksum
 from kafnets.runtime.driver import check_gpu
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import SEAL, write_sealed
-from snakemake.exceptions import WorkflowError
+from snakemake.common.configfile import load_configfile
 from snakemake.settings.types import DeploymentMethod
 from snakemake.utils import update_config
 from snakemake_interface_executor_plugins.settings import ExecMode
@@ -58,14 +59,20 @@ USES_CONDA = DeploymentMethod.CONDA in workflow.deployment_settings.deployment_m
 os.environ.pop("PYTHONSAFEPATH", None)
 
 snakemake_patches.apply(
-    kept_outputs=(
-        "download_cifar10",
-        "download_published",
-        "import_published",
-        "train",
-        "lr_range_test",
-        "evaluate",
-        "card",
+    kept_outputs=map(
+        workflow.modifier.modify_rulename,  # a module's rules may be renamed
+        (
+            "download_cifar10",
+            "download_published",
+            "import_published",
+            "train",
+            "lr_range_test",
+            "evaluate",
+            "card",
+            "certify",
+            "train_detector",
+            "detect",
+        ),
     )
 )
 
@@ -73,7 +80,17 @@ try:
     check_locale(ROOT.resolve(), Path.cwd())
     for path in workflow.configfiles:
         check_keys(path)
-    update_config(config, typed(dict(workflow.config_settings.config)))
+    on_command_line = dict(workflow.config_settings.config)
+    written = [load_configfile(path) for path in workflow.configfiles]
+    if IS_MODULE:  # what it is given overlays config.yaml, as a preset does
+        on_command_line = told(config, on_command_line)
+        written = [config]
+        config = load_configfile(CONFIG)
+        update_config(config, *written)
+    update_config(config, typed(on_command_line))
+    for given in (*written, on_command_line):
+        check_mappings(config, given)
+    config.update(expanded(config))
     validate(
         config,
         ROOT / "workflow" / "schemas" / "config.schema.yaml",
@@ -85,19 +102,31 @@ except UserError as error:
     raise WorkflowError(f"error in the configuration: {error}") from None
 
 GRID = Grid(config)
+DETECTIONS = Detections(GRID)
 OUT = GRID.out
+
+
+container: config.get("container")
+
+
+USES_CONTAINER = (
+    config.get("container") is not None
+    and DeploymentMethod.APPTAINER in workflow.deployment_settings.deployment_method
+)
 
 # The jobs' `python` is the one that runs this, whatever PATH says: cron and editors activate no environment. Or it is
 # that of the rule's conda environment, whose folder conda may put behind that of an activated .venv.
-BIN = (
-    '"$CONDA_PREFIX"/bin'
-    if USES_CONDA
-    else shlex.quote(os.path.dirname(sys.executable))
-)
+# A rule of a workflow that this is a module of may have none. In a container it is that of the image.
+if USES_CONDA:
+    BIN = '${CONDA_PREFIX:+"$CONDA_PREFIX"/bin:}'
+elif USES_CONTAINER:
+    BIN = ""
+else:
+    BIN = f"{shlex.quote(os.path.dirname(sys.executable))}:"
 # They are told of the user's own names by a variable.
 OWN = json.dumps(registry.own_names())
 EXPORTED = f"export {registry.OWN}={shlex.quote(OWN)}; " if registry.own_names() else ""
-shell.prefix("set -euo pipefail; PATH={BIN}:$PATH; {EXPORTED}")
+shell.prefix("set -euo pipefail; PATH={BIN}$PATH; {EXPORTED}")
 
 # Where a job computes. It is no setting: it never makes a finished result stale.
 DEVICE = config["device"]
@@ -134,6 +163,8 @@ wildcard_constraints:
     experiment="[a-z][a-z0-9_]*",
     activation="[a-z][a-z0-9_]*",
     attack="[a-z][a-z0-9_]*",
+    certificate="[a-z][a-z0-9_]*",
+    detector="[a-z][a-z0-9_]*",
     dataset="[a-z][a-z0-9_]*",
     seed="[0-9]+",
 

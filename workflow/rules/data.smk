@@ -1,13 +1,8 @@
 # Data sets, prepared once.
 #   in:  the official archive (downloaded, or data.<name>.source), or what a Python package bundles
 #   out: {OUT}/data/{dataset}.safetensors (uint8 images, labels) and {dataset}.json (its checksum)
-
-
 # On a cluster these run on the submitting host: it has the internet, and nothing waits in a queue for seconds
 # of work.
-localrules:
-    download_cifar10,
-    prepare_data,
 
 
 rule download_cifar10:
@@ -17,6 +12,7 @@ rule download_cifar10:
         f"{OUT}/logs/data/download_cifar10.log",
     benchmark:
         f"{OUT}/benchmarks/data/download_cifar10.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -36,6 +32,7 @@ rule prepare_data:
         f"{OUT}/logs/data/prepare_{{dataset}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/prepare_{{dataset}}.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:

@@ -73,6 +73,15 @@ PLOTS = {
         "input": {"cards": GRID.cards},
         "options": "--cards {input.cards:q}",
     },
+    "detection": {
+        "label": "what detectors reject",
+        "input": {
+            "records": DETECTIONS.judged,
+            "scores": lambda wildcards: DETECTIONS.judged(wildcards, "csv"),
+        },
+        "params": as_params(DETECTIONS.table_settings, "attacks"),
+        "options": "--records {input.records:q} --settings {params.settings:q}",
+    },
     "depth": {
         "label": "the layers, clean and attacked",
         "input": {"cards": GRID.first_cards},
@@ -93,6 +102,23 @@ PLOTS = {
             "tensors": lambda wildcards: GRID.first_cards(wildcards, "tensors"),
         },
         "options": "--cards {input.cards:q}",
+    },
+    "certified_radii": {
+        "label": "certified accuracy against the radius",
+        "input": {"records": GRID.certificates, "images": GRID.certified_images},
+        "params": as_params(GRID.certified_settings),
+        "options": "--settings {params.settings:q} --records {input.records:q}",
+    },
+    "certified_accuracy": {
+        "label": "accuracy: clean, attacked, certified",
+        "input": {
+            "records": GRID.certificates,
+            "images": GRID.certified_images,
+            "summary": GRID.summary,
+        },
+        "params": as_params(GRID.certified_settings),
+        "options": "--settings {params.settings:q} --records {input.records:q}"
+        " --summary {input.summary:q} --experiment {wildcards.experiment}",
     },
     "gallery": {
         "of": OF_CELL,

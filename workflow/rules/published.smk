@@ -1,12 +1,7 @@
-# The networks that the thesis's author published, instead of trained ones.
-#   in:  the author's archives (downloaded and converted), or the converted files in data.published.source
+# Networks that are given instead of trained: those that the thesis's author published, and a user's own.
+#   in:  the author's archives (downloaded and converted), or the converted files in data.published.source; or the files
+#        that `networks` of the configuration names
 #   out: {OUT}/models/{experiment}/{activation}/seed0/ model.safetensors, record.json
-
-
-localrules:
-    download_published,
-    convert_published,
-    import_published,
 
 
 rule download_published:
@@ -16,6 +11,7 @@ rule download_published:
         f"{OUT}/logs/data/download_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/download_published_{{activation}}.jsonl"
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -37,8 +33,9 @@ rule convert_published:
         f"{OUT}/logs/data/convert_published_{{activation}}.log",
     benchmark:
         f"{OUT}/benchmarks/data/convert_published_{{activation}}.jsonl"
+    localrule: True
     conda:
-        "../../envs/convert.yaml"
+        "../../envs/train.yaml"
     resources:
         mem_mb=4000,
         runtime="30m",
@@ -65,6 +62,7 @@ rule import_published:
         f"{OUT}/benchmarks/published/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
     wildcard_constraints:
         experiment=one_of(GRID.published),
+    localrule: True
     conda:
         "../../envs/train.yaml"
     resources:
@@ -75,5 +73,32 @@ rule import_published:
         code=GRID.training_code("import_published.py"),
     shell:
         f"python {SCRIPT}/import_published.py"
+        " --settings {params.settings:q} --weights {input.weights:q}"
+        " --model {output.model:q} --record {output.record:q} --code {params.code:q} >> {log:q} 2>&1"
+
+
+rule import_network:
+    input:
+        weights=lambda wildcards: registry.ARCHITECTURES[wildcards.activation].weights,
+    output:
+        model=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/model.safetensors",
+        record=f"{OUT}/models/{{experiment}}/{{activation}}/seed{{seed}}/record.json",
+    log:
+        f"{OUT}/logs/networks/{{experiment}}/{{activation}}/seed{{seed}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/networks/{{experiment}}/{{activation}}/seed{{seed}}.jsonl"
+    wildcard_constraints:
+        experiment=one_of(GRID.own),
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=4000,
+        runtime="30m",
+    params:
+        settings=lambda wildcards: json.dumps(training_settings(config, **wildcards)),
+        code=GRID.training_code("import_network.py"),
+    shell:
+        f"python {SCRIPT}/import_network.py"
         " --settings {params.settings:q} --weights {input.weights:q}"
         " --model {output.model:q} --record {output.record:q} --code {params.code:q} >> {log:q} 2>&1"

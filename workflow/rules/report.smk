@@ -1,17 +1,8 @@
 # Records -> one table of results -> tables. Everything here is a pure function of the records.
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
-#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md}, {OUT}/study.{md,csv},
-#        {OUT}/rates.yaml
-
-
+#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md} (differences where there is
+#        more than one activation), {OUT}/study.{md,csv}, {OUT}/rates.yaml
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
-localrules:
-    list_cells,
-    partial,
-    aggregate,
-    render_tables,
-    render_study,
-    choose_rates,
 
 
 # A list of ten thousand files does not fit on a command line.
@@ -21,6 +12,7 @@ rule list_cells:
         seal=GRID.manifest_file + SEAL,
     log:
         f"{OUT}/logs/report/list_cells.log",
+    localrule: True
     params:
         # of a text of a line a cell, which as a param would be printed whole
         cells=f"cells: of checksum {checksum(GRID.manifest())}",
@@ -36,6 +28,7 @@ rule partial:
         published=PUBLISHED,
     log:
         f"{OUT}/logs/report/partial.log",
+    localrule: True
     conda:
         "../../envs/report.yaml"
     params:
@@ -69,6 +62,7 @@ rule aggregate:
         f"{OUT}/logs/report/aggregate.log",
     benchmark:
         f"{OUT}/benchmarks/report/aggregate.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -115,7 +109,10 @@ rule render_tables:
     benchmark:
         f"{OUT}/benchmarks/report/tables_{{experiment}}.jsonl"
     wildcard_constraints:
-        experiment=one_of(config["run"]),
+        experiment=one_of(
+            [name for name in config["run"] if GRID.tables_of(name) == TABLES]
+        ),
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -131,6 +128,29 @@ rule render_tables:
         " --experiment {wildcards.experiment} --settings {params.settings:q}"
         " --published {input.published:q} --cards {input.cards:q}"
         " --output {params.folder:q} >> {log:q} 2>&1"
+
+
+# Of one activation there are no differences.
+use rule render_tables as render_tables_of_one with:
+    output:
+        report(
+            f"{OUT}/tables/{{experiment}}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "results"},
+        ),
+        report(
+            f"{OUT}/tables/{{experiment}}_attacks.csv",
+            caption="../report/attacks.rst",
+            category="Tables",
+            labels={"experiment": "{experiment}", "table": "every attack"},
+        ),
+        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md"),
+    wildcard_constraints:
+        experiment=one_of(
+            [name for name in config["run"] if GRID.tables_of(name) != TABLES]
+        ),
 
 
 rule render_study:
@@ -151,6 +171,7 @@ rule render_study:
         f"{OUT}/logs/report/study.log",
     benchmark:
         f"{OUT}/benchmarks/report/study.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:
@@ -176,6 +197,7 @@ rule choose_rates:
         f"{OUT}/logs/report/rates.log",
     benchmark:
         f"{OUT}/benchmarks/report/rates.jsonl"
+    localrule: True
     conda:
         "../../envs/report.yaml"
     resources:

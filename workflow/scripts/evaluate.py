@@ -11,18 +11,13 @@ import argparse
 from pathlib import Path
 
 import torch
-from kafnets.activations import active_backend
 from kafnets.data.dataset import load
-from kafnets.evaluation.judge import IDENTITY, RESUMABLE, AttackProgress, Memory, evaluate
 from kafnets.models import load_model
-from kafnets.runtime import checkpoint, cli, records
+from kafnets.recording.evaluations import judge_once
+from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.errors import UserError
-from kafnets.runtime.files import MADE_BY, alone, atomic_path, sha256, write_json
-from kafnets.runtime.graphs import own_stream
-from kafnets.runtime.interruption import Interrupted, SignalFlag
-from kafnets.runtime.progress import line
-from safetensors.torch import save
+from kafnets.runtime.files import MADE_BY, sha256
 
 
 def main():
@@ -65,8 +60,9 @@ def main():
         )
     source_records = arguments.source_records or [None] * len(names)
     dataset = load(arguments.data, test_examples=settings.get("test_examples"))
-    with alone(arguments.record) as waited:
-        facts = {
+
+    def facts():
+        return {
             "settings": settings,
             "data_sha256": dataset.sha256,
             "code": arguments.code,
@@ -76,63 +72,20 @@ def main():
                 for name, *pair in zip(names, arguments.sources, source_records, strict=True)
             },
         }
-        if records.is_made(arguments.record, facts, {"verdicts_sha256": arguments.verdicts}, waited):
-            line("the other process has judged it" if waited else f"{arguments.record}: judged already")
-            checkpoint.discard(checkpoint.beside(arguments.record, "any"))
-            return 0
-        device = resolve(arguments.device or settings.get("device", "auto"))
-        if settings.get("method") not in RESUMABLE:  # a signal ends these at once
-            run(arguments, settings, dataset, device, facts)
-            return 0
-        backend = active_backend(settings.get("activation"), device)
-        name = checkpoint.fingerprint({**facts, "device": device.type, "kaf_backend": backend})
-        checkpoint_path = checkpoint.beside(arguments.record, name)
-        with SignalFlag() as stop:
-            try:
-                run(arguments, settings, dataset, device, facts, Memory(checkpoint_path, name, stop))
-            except Interrupted as signal_name:
-                line(f"stopped by {signal_name}; the same command goes on from {checkpoint_path}")
-                return signal_name.exit_code
-        checkpoint.discard(checkpoint_path)
-        return 0
 
+    def networks(device):
+        return load_model(arguments.model, device), [load_model(path, device) for path in arguments.sources]
 
-def run(arguments, settings, dataset, device, facts, memory=None):
-    """Judges and writes; `facts` are what the record says of its inputs."""
-    name = settings.get("attack", settings.get("method", "attack"))
-    progress = AttackProgress(f"{name} on {arguments.model.parent}", memory)
-    started = records.now()
-    with own_stream(device):
-        figures, verdicts = evaluate(
-            load_model(arguments.model, device),
-            dataset.test_images,
-            dataset.test_labels,
-            settings,
-            sources=[load_model(path, device) for path in arguments.sources],
-            batch_size=arguments.batch_size or settings.get("batch_size"),
-            progress=progress,
-            memory=memory,
-        )
-    progress.close()
-    line(
-        f"{name}: accuracy {figures['accuracy']:.2%}, clean {figures['clean_accuracy']:.2%}, "
-        f"{figures['examples']} images, {figures['wall_seconds']:.1f} s"
-    )
-    with atomic_path(arguments.verdicts) as temporary:
-        temporary.write_bytes(save(verdicts))
-    write_json(
+    return judge_once(
+        networks,
+        dataset,
+        settings,
+        facts,
         arguments.record,
-        {
-            "kind": "evaluation",
-            **{key: settings.get(key) for key in IDENTITY},
-            **figures,
-            "peak_memory_bytes": records.peak_memory_bytes(device),
-            "environment": records.environment(device),
-            "started": started,
-            "finished": records.now(),
-            **facts,
-            "verdicts_sha256": sha256(arguments.verdicts),
-        },
+        arguments.verdicts,
+        lambda: resolve(arguments.device or settings.get("device", "auto")),
+        title=arguments.model.parent,
+        batch_size=arguments.batch_size,
     )
 
 

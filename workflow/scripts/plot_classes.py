@@ -37,7 +37,8 @@ def main():
         activation: by_class(numpy.mean(seeds, axis=0), dataset.test_labels.numpy(), len(dataset.classes))
         for activation, seeds in verdicts.items()
     }
-    style.save(classes.draw(shares, dataset.classes), arguments.pdf, arguments.png)
+    images = numpy.bincount(dataset.test_labels.numpy(), minlength=len(dataset.classes))
+    style.save(classes.draw(shares, dataset.classes, images), arguments.pdf, arguments.png)
 
 
 def by_class(verdicts, labels, classes):

@@ -17,7 +17,7 @@ def main():
     parser.add_argument("--png", required=True)
     arguments = parser.parse_args()
 
-    curves, robust = {}, {}
+    curves, robust, examples = {}, {}, set()
     for run in manifest.read_manifest(arguments.manifest, arguments.experiment):
         if arguments.attack not in run.evaluations:
             known = ", ".join(run.evaluations)
@@ -29,8 +29,9 @@ def main():
             )
         curves.setdefault(run.activation, []).append(record["accuracy_by_iteration"])
         robust.setdefault(run.activation, []).append(record["accuracy"])
+        examples.add(record["examples"])
     means = {activation: sum(values) / len(values) for activation, values in robust.items()}
-    style.save(iterations.draw(curves, means), arguments.pdf, arguments.png)
+    style.save(iterations.draw(curves, means, min(examples)), arguments.pdf, arguments.png)
 
 
 if __name__ == "__main__":

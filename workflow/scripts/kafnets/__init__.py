@@ -3,6 +3,7 @@
     import kafnets
     layer = kafnets.KAF(16)
     model = kafnets.create_model("resnet20", activation="kaf_elu")
+    model = kafnets.load_model("published/kaf_elu")
     result = kafnets.attacks.pgd(model, images, labels, eps=8/255, step=2/255, iterations=50, restarts=10)
 
 Names are loaded on first use: the workflow reads `kafnets.config.slices` and `kafnets.registry` in a process
@@ -17,11 +18,13 @@ _EXPORTS = {
     "KAF": "kafnets.activations",
     "create_activation": "kafnets.activations",
     "create_model": "kafnets.models",
-    "load_model": "kafnets.models",
+    "export": "kafnets.models.exporting",
+    "leaderboard": "kafnets.model_zoo",
+    "load_model": "kafnets.model_zoo",
     "load_state_dict": "kafnets.models",
     "save_model": "kafnets.models",
 }
-_SUBMODULES = ("activations", "attacks", "data", "evaluation", "models", "published", "training")
+_SUBMODULES = ("activations", "attacks", "data", "evaluation", "model_zoo", "models", "published", "training")
 
 __all__ = [*_EXPORTS, *_SUBMODULES]
 

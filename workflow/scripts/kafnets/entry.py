@@ -3,10 +3,13 @@
 import importlib
 import sys
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 
 from .runtime.errors import UserError
 
+# What makes a network of a user's own of its entry.
+BUILDER = "kafnets.models.own:build"
 RADIUS = {"$ref": "#/$defs/fraction"}
 # What a setting of these names may be, wherever it is not said otherwise.
 SETTINGS = {
@@ -27,6 +30,8 @@ SETTINGS = {
     "shrink": {"type": "number", "minimum": 0, "maximum": 1},
     # activations of the experiment on whose models examples are crafted; without: all but the attacked one
     "sources": "activations",
+    # of Gaussian noise, in units of the pixel range
+    "sigma": {"type": "number", "exclusiveMinimum": 0, "maximum": 100},
     # passes of a random network whose mean is attacked and judged
     "eot_samples": {"type": "integer", "minimum": 1, "maximum": 10_000},
     # of the attack's random starts; the same for all networks unless it is given
@@ -50,6 +55,7 @@ class Entry:
         sources: of an attack, whether the models of the experiment's other activations are "needed" or
             "used" by it.
         norm: of an attack, which it takes when none is given.
+        adaptive: of an attack on a network with a detector, whether it knows the detector.
         learns: whether an activation has parameters of its own.
         per: what an activation is made for: "channel" (the number of channels is then its first argument),
             "layer" (one for each layer) or "network" (one that all layers share). Of a class that takes the
@@ -58,6 +64,9 @@ class Entry:
         elementwise: whether an activation is a function of one number, whose curve can be drawn.
         backend: names the function that tells what computes an activation on a device.
         colour, marker: of an activation in figures; by default a spare colour, and the marker of its kind.
+        weights: of a network of the user's own, the file of its weights; `target` is then called with
+            `arguments` alone. `key`: which of several sets of weights in it; `mean`, `std`: of the input's
+            normalisation, one number or one a channel.
         folder: where the module of a user's own name lies; "" for an installed one.
         own: whether it is a user's own name.
     """
@@ -75,6 +84,7 @@ class Entry:
     size: int = field(default=32, repr=False)
     sources: str = field(default="", repr=False)
     norm: str = field(default="linf", repr=False)
+    adaptive: bool = field(default=False, repr=False)
     learns: bool = False
     per: str = "layer"
     decay: float = field(default=0.0, repr=False)
@@ -82,15 +92,23 @@ class Entry:
     backend: str = ""
     colour: str = field(default="", repr=False)
     marker: str = field(default="", repr=False)
+    weights: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+    mean: tuple = field(default=(), repr=False)
+    std: tuple = field(default=(), repr=False)
     folder: str = field(default="", repr=False)
     own: bool = field(default=False, repr=False)
 
     def load(self):
-        """The object itself (imports its module).
+        """The object itself (imports its module); of a network of the user's own what makes it, empty.
 
         Raises:
             UserError: when a user's own module, or the object in it, is not there.
         """
+        return partial(_load(BUILDER), self) if self.weights else self.factory()
+
+    def factory(self):
+        """What `target` names. Raises: as :meth:`load`."""
         return _load_own(self) if self.own else _load(self.target)
 
     def backend_on(self, device):

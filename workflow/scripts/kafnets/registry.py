@@ -1,8 +1,9 @@
 """Every name that config.yaml may use, where its code lives, and what it takes.
 
-Adding an activation, an architecture, an adversary, an attack or a data set is writing it and adding one
-line here. Names of a user's own, which the configuration declares, are added by :func:`adopt`. This module
-imports nothing heavy: the workflow reads it in a process that has no torch.
+Adding an activation, an architecture or a data set is writing it and adding one line here; an adversary, an
+attack or a certificate, a line in kafnets/entries/{training,attacks,certificates}.py. Names of a user's own,
+which the configuration declares, are added by :func:`adopt`. This module imports nothing heavy: the workflow
+reads it in a process that has no torch.
 """
 
 import difflib
@@ -10,19 +11,26 @@ import json
 import os
 from pathlib import Path
 
-from .entries import (
+from .entries.activations import (
     ANY_NUMBER,
+    BASES,
     BOOLEAN,
     FEW,
     POSITIVE,
     SCALE,
+    START_OR_NORMAL,
     TAILS,
     fixed,
     kaf,
     kaf_with_base,
     learned,
+    lipschitz_kaf,
     spline,
 )
+from .entries.attacks import ATTACKS
+from .entries.certificates import CERTIFICATES  # noqa: F401 (read from here, as all tables are)
+from .entries.detection import DETECTION_ATTACKS, DETECTORS  # noqa: F401
+from .entries.training import ADVERSARIES, AROUND, PENALTIES  # noqa: F401
 from .entry import Entry
 from .runtime.errors import UserError
 
@@ -89,6 +97,10 @@ ACTIVATIONS = {
         elementwise=False,
         colour="#F0A0C0",
     ),
+    "kaf_1lip": lipschitz_kaf("LipschitzKAF", "1-Lipschitz KAF", "#A65628", init=START_OR_NORMAL),
+    "kaf_base_1lip": lipschitz_kaf(
+        "LipschitzKAFWithBase", "1-Lipschitz base+KAF", "#4D4D99", base={"enum": list(BASES)}
+    ),
     # masks its gradient, and is known not to be robust: what an evaluation that works has to show
     "kwta": Entry(
         "kafnets.activations.sorting:KWinners",
@@ -99,21 +111,12 @@ ACTIVATIONS = {
     ),
 }
 
-# What a training may add to its loss: functions of the activation layers (`training.penalties`).
-PENALTIES = {
-    name: Entry(f"kafnets.training.penalties:{name}", label=label)
-    for name, label in {
-        "slope": "alpha' K alpha of KAFs",
-        "tv2": "second-order total variation of linear splines",
-        "saf_start": "squared distance of cubic splines from their start",
-        "pssilu_b": "|b| of PSSiLU",
-        "l2": "sum of squares of the activations' parameters",
-        "chi": "chi - 1 of the activations, by which they let gradients grow with depth",
-    }.items()
-}
-
 _RATE = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
 _DROPOUT = {"type": "array", "minItems": 4, "maxItems": 4, "items": _RATE}
+_SIZES = {
+    "width": {"type": "integer", "minimum": 1, "maximum": 10_000},
+    "depth": {"type": "integer", "minimum": 1, "maximum": 100},
+}
 _BLOCK = {"block": {"enum": ["thesis", "original", "preact"]}}
 ARCHITECTURES = {
     "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}),
@@ -128,133 +131,9 @@ ARCHITECTURES = {
         label="PreActResNet18",
         settings={"skip_input": {"enum": ["activated", "input"]}},
     ),
-}
-
-# What an update of a training minimises: subclasses of kafnets.training.methods.base.Method.
-_METHODS = "kafnets.training.methods"
-# of the network while perturbations are crafted
-_MODE = {"crafting_mode": {"enum": ["train", "eval"]}}
-_WEIGHT = {"type": "number", "minimum": 0, "maximum": 1000}
-
-
-def _multi_step(target, label, **settings):
-    return Entry(
-        f"{_METHODS}.{target}",
-        label=label,
-        required=("eps", "step"),
-        optional=("iterations",),
-        settings={**_MODE, **settings},
-    )
-
-
-ADVERSARIES = {
-    "none": Entry("kafnets.training.methods.standard:Standard", label="standard"),
-    "fbf": Entry("kafnets.training.methods.fbf:FBF", label="FBF", required=("eps", "step")),
-    "n_fgsm": Entry(
-        f"{_METHODS}.n_fgsm:NFGSM",
-        label="N-FGSM",
-        required=("eps",),
-        optional=("step",),
-        settings={"noise": {"type": "number", "minimum": 0, "maximum": 10}},
-    ),
-    "grad_align": Entry(
-        f"{_METHODS}.grad_align:GradAlign",
-        label="GradAlign",
-        required=("eps",),
-        optional=("step",),
-        settings={"weight": _WEIGHT},
-    ),
-    "free": Entry(
-        f"{_METHODS}.free:Free",
-        label="Free",
-        required=("eps",),
-        settings={"replays": {"type": "integer", "minimum": 1, "maximum": 100}},
-    ),
-    "pgd_at": _multi_step("pgd_at:PGDTraining", "PGD-AT"),
-    "trades": _multi_step("trades:TRADES", "TRADES", beta=_WEIGHT),
-    "mart": _multi_step("mart:MART", "MART", beta=_WEIGHT),
-}
-# What works on top of any of these, by its key under `training`, with the settings that stand there.
-AROUND = {"awp": Entry(f"{_METHODS}.awp:AWP", label="AWP")}
-
-_PGD = ("eps", "step", "iterations", "restarts")
-# every attack's: passes of a random network that are averaged, and the seed of the attack's random numbers
-_ANY = ("eot_samples", "start_seed")
-
-
-def _standard(name, label, *optional):
-    return Entry(
-        f"kafnets.attacks.auto_attack:{name}",
-        label=label,
-        required=("eps",),
-        optional=("norm", *optional, *_ANY),
-    )
-
-
-def _nearest(name, label, norm, *optional):
-    return Entry(
-        f"kafnets.attacks.minimum_norm:{name}",
-        label=label,
-        norm=norm,
-        optional=("eps", "iterations", *optional, *_ANY),
-    )
-
-
-# `method` of an entry of evaluation.attacks.
-ATTACKS = {
-    "clean": Entry("kafnets.attacks.clean:clean", label="clean", optional=("eot_samples",)),
-    "fgsm": Entry("kafnets.attacks.pgd:fgsm", label="FGSM", required=("eps",), optional=_ANY),
-    "pgd": Entry(
-        "kafnets.attacks.pgd:pgd",
-        label="PGD",
-        required=_PGD,
-        optional=("loss", "norm", "momentum", "targets", *_ANY),
-    ),
-    "thesis_pgd": Entry(
-        "kafnets.attacks.thesis:thesis_pgd",
-        label="PGD, thesis protocol",
-        required=_PGD,
-        optional=_ANY,
-    ),
-    "autoattack": _standard("autoattack", "AutoAttack"),
-    "apgd_ce": _standard("apgd_ce", "APGD-CE", "iterations", "restarts"),
-    "apgd_t": _standard("apgd_t", "APGD-T", "iterations", "restarts"),
-    "fab_t": _standard("fab_t", "FAB-T", "iterations", "restarts"),
-    "square": _standard("square", "Square", "queries", "restarts"),
-    # by the distance of the nearest misclassified image; without eps it is robust when there is none at all
-    "cw": _nearest("cw", "C&W", "l2", "search_steps", "learning_rate", "confidence"),
-    "deepfool": _nearest("deepfool", "DeepFool", "l2", "norm", "overshoot"),
-    "fmn": _nearest("fmn", "FMN", "linf", "norm", "step", "shrink"),
-    "noise": Entry(
-        "kafnets.attacks.black_box:noise",
-        label="random noise",
-        required=("eps",),
-        optional=("samples", "norm", *_ANY),
-    ),
-    "transfer": Entry(
-        "kafnets.attacks.black_box:transfer",
-        label="transfer from the other activations' models",
-        required=("eps", "step", "iterations"),
-        optional=("momentum", "norm", "sources", *_ANY),
-        sources="needed",
-    ),
-    # made for trainable activations: their values as they are, another derivative (backward)
-    "adaptive_pgd": Entry(
-        "kafnets.attacks.adaptive:adaptive_pgd",
-        label="adaptive PGD",
-        required=_PGD,
-        optional=(
-            *("backward", "width", "delta", "loss", "norm", "momentum", "targets", "sources"),
-            *_ANY,
-        ),
-        settings={
-            "loss": {"enum": ["cross_entropy", "margin", "dlr", "ensemble"]},
-            "backward": {"enum": ["exact", "wider", "silu", "differences"]},
-            "width": {"type": "number", "minimum": 1, "maximum": 1000},
-            "delta": {"type": "number", "minimum": 0.001, "maximum": 1000},
-        },
-        sources="used",
-    ),
+    "lipschitz_cnn": Entry("kafnets.models.lipschitz:LipschitzCNN", label="1-Lipschitz CNN", settings=_SIZES),
+    "lipschitz_mlp": Entry("kafnets.models.lipschitz:LipschitzMLP", label="1-Lipschitz MLP", settings=_SIZES),
+    "unconstrained_cnn": Entry("kafnets.models.lipschitz:UnconstrainedCNN", label="CNN", settings=_SIZES),
 }
 
 # The rows of the thesis's ResNet20 table: weights in NAME.zip of the author, NAME.safetensors once converted.
@@ -299,6 +178,7 @@ OWN_TABLES = {
     "architectures": ARCHITECTURES,
     "attack_methods": ATTACKS,
     "datasets": DATASETS,
+    "networks": ARCHITECTURES,  # with weights: nothing of them is trained
 }
 
 
@@ -308,8 +188,8 @@ def is_trainable(activation):
 
 
 def label(activation):
-    """The name of an activation in print."""
-    entry = ACTIVATIONS.get(activation)
+    """The name of an activation in print, or of a network of the user's own that stands in its place."""
+    entry = ACTIVATIONS.get(activation) or _own("networks", ARCHITECTURES).get(activation)
     return entry.label if entry and entry.label else activation
 
 
@@ -340,18 +220,21 @@ def adopt(config, folders=()):
     Raises:
         UserError: for what is no entry, or has the name of one that comes with the repository.
     """
-    for kind, table in OWN_TABLES.items():
+    for table in OWN_TABLES.values():
         for name in [name for name, entry in table.items() if entry.own]:
             del table[name]
+    for kind, table in OWN_TABLES.items():
         for name, facts in (config.get(kind) or {}).items():
             if name in table:
-                raise UserError(f"{kind}.{name}: comes with the repository; write another name")
+                raise UserError(f"{kind}.{name}: is taken; write another name")
             table[name] = _own_entry(f"{kind}.{name}", facts, folders)
 
 
 def _own_entry(where, facts, folders):
     try:
         place = {"folder": folder_of(facts["target"], folders), **facts}
+        if "weights" in facts:
+            place["weights"] = file_of(facts["weights"], folders)
         lists = {key: tuple(value) for key, value in place.items() if isinstance(value, list)}
         return Entry(**{**place, **lists, "own": True})
     except (TypeError, KeyError, AttributeError) as error:
@@ -367,12 +250,27 @@ def folder_of(target, folders):
     return ""
 
 
+def file_of(name, folders):
+    """The path of a file in the first of some folders that has it; the name itself when none has."""
+    found = (Path(folder) / name for folder in folders)
+    return next((str(path.resolve()) for path in found if path.is_file()), name)
+
+
 def own_names():
     """The user's own names, in a form that :func:`adopt` takes in another process."""
     return {
-        kind: {name: entry.facts() for name, entry in table.items() if entry.own}
+        kind: {name: entry.facts() for name, entry in own.items()}
         for kind, table in OWN_TABLES.items()
-        if any(entry.own for entry in table.values())
+        if (own := _own(kind, table))
+    }
+
+
+def _own(kind, table):
+    """The user's own entries of a kind: networks share the table of architectures, and have weights."""
+    return {
+        name: entry
+        for name, entry in table.items()
+        if entry.own and bool(entry.weights) == (kind == "networks")
     }
 
 

@@ -2,9 +2,13 @@
 
 import importlib
 from functools import partial
+from typing import TYPE_CHECKING
 
 from ..registry import ACTIVATIONS, lookup
 from ..runtime.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "KAF",
@@ -26,7 +30,7 @@ def __getattr__(name):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def create_activation(name, channels, **arguments):
+def create_activation(name: str, channels: int | None, **arguments: object) -> "torch.nn.Module":
     """A fresh activation layer: every site needs its own, because a shared one ties parameters across layers.
 
     Args:

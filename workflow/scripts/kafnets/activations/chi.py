@@ -60,7 +60,7 @@ def energies(layer, std=1.0, mean=0.0):
     device = _device(layer)
     std, mean = (_float64(value, device) for value in (std, mean))
     if _is_gaussian_kaf(layer):
-        found = of_kaf(layer.alpha, layer.dictionary, layer.bandwidth, std, mean)
+        found = of_kaf(*layer.mixture(), std, mean)
     else:
         found = by_quadrature(layer, std, mean)
     alike = not (std.dim() or mean.dim() or _channels(layer))

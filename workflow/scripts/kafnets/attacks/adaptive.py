@@ -8,6 +8,7 @@ Carlini, Brendel & Madry 2020, arXiv:2002.08347 (how adaptive attacks are to be 
 """
 
 import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -19,6 +20,7 @@ from ..activations.kaf.layer import KAF
 from ..registry import ACTIVATIONS
 from .arguments import check_choice, check_integer, check_real, prepare
 from .balls import RandomStarts, check_radius
+from .base import AttackResult
 from .black_box import checked_sources, craft
 from .losses import LOSSES
 from .pgd import pgd
@@ -34,26 +36,26 @@ _RIDGE = 1e-4
 
 
 def adaptive_pgd(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps,
-    step,
-    iterations,
-    restarts=1,
-    backward="exact",
-    width=2.0,
-    delta=1.0,
-    loss=ENSEMBLE,
-    norm="linf",
-    momentum=0.0,
-    targets=0,
-    sources=(),
-    batch_size=None,
-    seed=0,
-    progress=None,
-):
+    eps: float,
+    step: float,
+    iterations: int,
+    restarts: int = 1,
+    backward: str = "exact",
+    width: float = 2.0,
+    delta: float = 1.0,
+    loss: str = ENSEMBLE,
+    norm: str = "linf",
+    momentum: float = 0.0,
+    targets: int = 0,
+    sources: Sequence = (),
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """PGD that goes back through surrogates, from the other models' examples, by several losses in turn.
 
     The runs start, one after the other, from examples crafted on each of the `sources` and then from

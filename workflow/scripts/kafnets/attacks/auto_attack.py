@@ -4,13 +4,15 @@ The package is the reference implementation; here it is given only the images th
 batches, and what it finds is verified: a verdict "not robust" always comes with a valid image.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
 from ..runtime.errors import optional
 from .arguments import check_integer, prepare
 from .balls import check_radius, into_ball
-from .base import Counted, InItsType, frozen, rows_of, seeded
+from .base import AttackResult, Counted, InItsType, frozen, rows_of, seeded
 from .losses import margins, most_margin
 from .survivors import Survivors
 
@@ -20,7 +22,17 @@ _TEMPERED = "apgd_ce on divided logits"
 _OURS = {"n_iter": "iterations", "n_restarts": "restarts", "n_queries": "queries"}
 
 
-def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed=0, progress=None):
+def autoattack(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """APGD on the cross-entropy, targeted APGD on the DLR loss, targeted FAB and Square, one after another.
 
     Each attacks what withstood the ones before, with the parameters of the standard version.
@@ -47,8 +59,19 @@ def autoattack(model, images, labels, *, eps, norm="linf", batch_size=None, seed
     return _attack(model, images, labels, PARTS, eps, norm, batch_size, seed, progress, {})
 
 
-def apgd_ce(model, images, labels, *, eps, norm="linf", iterations=100, restarts=1, batch_size=None, seed=0,
-            progress=None):  # fmt: skip
+def apgd_ce(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    iterations: int = 100,
+    restarts: int = 1,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Auto-PGD on the cross-entropy, which needs no step size. Arguments: :func:`autoattack`.
 
     Images whose cross-entropy has no gradient that arithmetic can hold (see
@@ -59,22 +82,55 @@ def apgd_ce(model, images, labels, *, eps, norm="linf", iterations=100, restarts
     return _attack(model, images, labels, parts, eps, norm, batch_size, seed, progress, parameters)
 
 
-def apgd_t(model, images, labels, *, eps, norm="linf", iterations=100, restarts=1, batch_size=None, seed=0,
-           progress=None):  # fmt: skip
+def apgd_t(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    iterations: int = 100,
+    restarts: int = 1,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Auto-PGD on the DLR loss towards each other class, at most nine. Arguments: :func:`autoattack`."""
     parameters = {"n_iter": iterations, "n_restarts": restarts}
     return _attack(model, images, labels, ("apgd_t",), eps, norm, batch_size, seed, progress, parameters)
 
 
-def fab_t(model, images, labels, *, eps, norm="linf", iterations=100, restarts=1, batch_size=None, seed=0,
-          progress=None):  # fmt: skip
+def fab_t(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    iterations: int = 100,
+    restarts: int = 1,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """The targeted fast adaptive boundary attack (Croce & Hein 2020, arXiv:1907.02044)."""
     parameters = {"n_iter": iterations, "n_restarts": restarts}
     return _attack(model, images, labels, ("fab_t",), eps, norm, batch_size, seed, progress, parameters)
 
 
-def square(model, images, labels, *, eps, norm="linf", queries=5000, restarts=1, batch_size=None, seed=0,
-           progress=None):  # fmt: skip
+def square(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    norm: str = "linf",
+    queries: int = 5000,
+    restarts: int = 1,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """The Square attack, which only asks for outputs (Andriushchenko et al. 2020, arXiv:1912.00049)."""
     parameters = {"n_queries": queries, "n_restarts": restarts}
     return _attack(model, images, labels, ("square",), eps, norm, batch_size, seed, progress, parameters)

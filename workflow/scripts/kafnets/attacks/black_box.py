@@ -1,17 +1,29 @@
 """Attacks that do not look at the model's gradient: random noise, and images made for other models."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
 
 from .arguments import check_integer, check_real, prepare
 from .balls import check_radius
+from .base import AttackResult
 from .pgd import pgd
 from .survivors import Survivors
 
 
-def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=None, seed=0, progress=None):
+def noise(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    samples: int = 100,
+    norm: str = "linf",
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Random points of the ball: what any attack must beat.
 
     Args:
@@ -38,20 +50,20 @@ def noise(model, images, labels, *, eps, samples=100, norm="linf", batch_size=No
 
 
 def transfer(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    sources,
-    eps,
-    step,
-    iterations,
-    momentum=1.0,
-    norm="linf",
-    batch_size=None,
-    seed=0,
-    progress=None,
-):
+    sources: Sequence,
+    eps: float,
+    step: float,
+    iterations: int,
+    momentum: float = 1.0,
+    norm: str = "linf",
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Images that were perturbed to be misclassified by other models.
 
     Args:

@@ -1,9 +1,22 @@
 """No attack: the floor that every other verdict is compared with."""
 
+from collections.abc import Callable
+
+import torch
+
 from .arguments import prepare
+from .base import AttackResult
 
 
-def clean(model, images, labels, *, batch_size=None, seed=0, progress=None):
+def clean(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Leaves the images as they are.
 
     Args:

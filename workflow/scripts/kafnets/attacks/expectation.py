@@ -27,9 +27,9 @@ class Expectation(nn.Module):
     Source: Athalye, Engstrom, Ilyas & Kwok 2018, arXiv:1707.07397.
     """
 
-    def __init__(self, model, samples):
+    def __init__(self, model: nn.Module, samples: int):
         super().__init__()
         self.model, self.samples = model, check_integer("eot_samples", samples, 1)
 
-    def forward(self, images):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         return torch.stack([self.model(images) for _ in range(self.samples)]).mean(0)

@@ -4,31 +4,32 @@ Their result is a distance per image; with a radius it becomes a verdict.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 
 from ..runtime.errors import optional
 from .arguments import HALVES, check_choice, check_integer, check_real, prepare
 from .balls import NORMS, distances, into_ball, lengths, per_image
-from .base import Counted, InItsType, frozen, rows_of, seeded
+from .base import AttackResult, Counted, InItsType, frozen, rows_of, seeded
 from .losses import margins as logit_margins
 from .survivors import Survivors
 
 
 def cw(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps=None,
-    iterations=1000,
-    search_steps=9,
-    learning_rate=0.01,
-    confidence=0.0,
-    batch_size=None,
-    seed=0,
-    progress=None,
-):
+    eps: float | None = None,
+    iterations: int = 1000,
+    search_steps: int = 9,
+    learning_rate: float = 0.01,
+    confidence: float = 0.0,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """Carlini and Wagner's L2 attack: the shortest perturbation found by penalised optimisation.
 
     Args:
@@ -66,18 +67,18 @@ def cw(
 
 
 def deepfool(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps=None,
-    norm="l2",
-    iterations=50,
-    overshoot=0.02,
-    batch_size=None,
-    seed=0,
-    progress=None,
-):
+    eps: float | None = None,
+    norm: str = "l2",
+    iterations: int = 50,
+    overshoot: float = 0.02,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     """DeepFool: step after step to the nearest boundary of the linearised classifier.
 
     Args:
@@ -109,19 +110,19 @@ def _foreign(attack):
 
 
 def fmn(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps=None,
-    norm="linf",
-    iterations=100,
-    step=1.0,
-    shrink=0.05,
-    batch_size=None,
-    seed=0,
-    progress=None,
-):
+    eps: float | None = None,
+    norm: str = "linf",
+    iterations: int = 100,
+    step: float = 1.0,
+    shrink: float = 0.05,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     r"""The fast minimum-norm attack: a ball that shrinks while its surface holds a misclassified image.
 
     .. math:: \delta \leftarrow \Pi_{\epsilon_k}(\delta + \alpha_k g / \lVert g \rVert_2)

@@ -1,36 +1,38 @@
 """Projected gradient descent and its one-step form."""
 
+from collections.abc import Callable
+
 import torch
 
 from .arguments import HALVES, check_choice, check_integer, check_real, checked_images, prepare
 from .balls import RandomStarts, check_radius, check_starts
-from .base import frozen, seeded
+from .base import AttackResult, frozen, seeded
 from .losses import LOSSES, check_enough_classes, rivals
 from .slots import Stream
 from .steps import Rule
 
 
 def pgd(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps,
-    step,
-    iterations,
-    restarts=1,
-    loss="cross_entropy",
-    norm="linf",
-    momentum=0.0,
-    targets=0,
-    early_stop=True,
-    batch_size=None,
-    seed=0,
-    starts=None,
-    surrogate=None,
-    progress=None,
-    memory=None,
-):
+    eps: float,
+    step: float,
+    iterations: int,
+    restarts: int = 1,
+    loss: str = "cross_entropy",
+    norm: str = "linf",
+    momentum: float = 0.0,
+    targets: int = 0,
+    early_stop: bool = True,
+    batch_size: int | None = None,
+    seed: int = 0,
+    starts: torch.Tensor | None = None,
+    surrogate: torch.nn.Module | None = None,
+    progress: Callable | None = None,
+    memory: object = None,
+) -> AttackResult:
     r"""Searches the ball around every image for one that is misclassified.
 
     .. math::
@@ -124,7 +126,16 @@ def pgd(
     )
 
 
-def fgsm(model, images, labels, *, eps, batch_size=None, seed=0, progress=None):
+def fgsm(
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    eps: float,
+    batch_size: int | None = None,
+    seed: int = 0,
+    progress: Callable | None = None,
+) -> AttackResult:
     r"""One step of the whole radius along the sign of the gradient, from the image itself.
 
     .. math:: x' = \mathrm{clip}(x + \epsilon \cdot \mathrm{sign}\,\nabla_x L(f(x), y), 0, 1)

@@ -1,30 +1,32 @@
 """The protocol by which the thesis measured robustness, kept to explain its numbers."""
 
+from collections.abc import Callable
+
 import torch
 
 from .arguments import check_integer, prepare
 from .balls import RandomStarts, check_radius
-from .base import frozen, is_correct, predict
+from .base import AttackResult, frozen, is_correct, predict
 from .pgd import pgd
 
 
 def thesis_pgd(
-    model,
-    images,
-    labels,
+    model: torch.nn.Module,
+    images: torch.Tensor,
+    labels: torch.Tensor,
     *,
-    eps,
-    step,
-    iterations,
-    restarts=1,
-    loss="cross_entropy",
-    batch_size=None,
-    seed=0,
-    starts=None,
-    surrogate=None,
-    progress=None,
-    memory=None,
-):
+    eps: float,
+    step: float,
+    iterations: int,
+    restarts: int = 1,
+    loss: str = "cross_entropy",
+    batch_size: int | None = None,
+    seed: int = 0,
+    starts: torch.Tensor | None = None,
+    surrogate: torch.nn.Module | None = None,
+    progress: Callable | None = None,
+    memory: object = None,
+) -> AttackResult:
     """PGD against the model's own predictions, one best restart for the whole set.
 
     Two things make the result higher than the robustness of :func:`pgd`. The attack, called without labels,
@@ -33,9 +35,9 @@ def thesis_pgd(
     changed the largest share of the predictions (the first of equals), instead of the worst per image.
 
     Args:
-        model, images, labels, eps, step, iterations, restarts, loss, batch_size, seed, starts,
-            surrogate, progress, memory: as in :func:`pgd`, with the same random starts. The labels serve for
-            the verdict only.
+        model, images, labels: as in :func:`pgd`. The labels serve for the verdict only.
+        eps, step, iterations, restarts, loss: as there.
+        batch_size, seed, starts, surrogate, progress, memory: as there, with the same random starts.
 
     Returns:
         AttackResult: `robust` is True where the chosen restart's last point gets the true label, so it does

@@ -11,10 +11,10 @@ from .. import registry
 from ..registry import ACTIVATIONS, ADVERSARIES, ARCHITECTURES, ATTACKS, DATASETS, PENALTIES, PUBLISHED
 from ..runtime.errors import UserError
 from ..runtime.units import fraction
-from . import own
+from . import certification, detection_checks, own
 from .reading import check_size, dotted, error_at, read_yaml
 from .shape import Reader, check_radius, check_settings, check_shape, choice, choose
-from .slices import WORST_CASE, rates, source_activations, worst_case_attacks
+from .slices import WORST_CASE, expanded, rates, source_activations, worst_case_attacks
 
 
 def validate(config, schema_path, published_path=None, folders=(), elsewhere=False):
@@ -33,19 +33,21 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
     """
     schema = read_yaml(schema_path)
     check_size(config)
-    config = Reader(schema).read(config)
+    config = expanded(Reader(schema).read(config))
     check_shape(config, schema)
     own.check(config, folders, elsewhere)
     registry.adopt(config, folders)
     _check_evaluation(config["evaluation"], schema)
     choose(("run",), config["run"], config["experiments"])
     _check_card(config["card"], config["experiments"])
+    certification.check(config, schema)
     published = None if published_path is None else read_yaml(published_path)
     for name, experiment in config["experiments"].items():
         _check_experiment(("experiments", name), experiment, published, schema)
         if "beside" in experiment:
             choose(("experiments", name, "beside"), experiment["beside"], config["experiments"])
     _check_study(config["study"], config["experiments"])
+    detection_checks.check(config, schema)
     for name in config["run"]:
         experiment = config["experiments"][name]
         for table in ("attacks", "differences"):
@@ -151,6 +153,9 @@ def _check_study(study, experiments):
 
 def _check_experiment(path, experiment, published, schema):
     choose((*path, "dataset"), experiment["dataset"], DATASETS)
+    if "networks" in experiment:
+        _check_networks(path, experiment)
+        return
     choose((*path, "architecture"), experiment["architecture"], ARCHITECTURES)
     choose((*path, "activations"), experiment["activations"], ACTIVATIONS)
     if published is not None and experiment["reference"] is not None:
@@ -176,6 +181,23 @@ def _check_experiment(path, experiment, published, schema):
                 check_radius((*path, "training", key, radius), training[key][radius])
     _check_schedule((*path, "training", "schedule"), training)
     choose((*path, "training", "penalties"), list(training.get("penalties", {})), PENALTIES)
+
+
+def _check_networks(path, experiment):
+    """Networks of the user's own are what they are: nothing of them is trained or chosen here."""
+    own = [name for name, entry in ARCHITECTURES.items() if entry.own and entry.weights]
+    choose((*path, "networks"), experiment["networks"], own)
+    # what slices.expanded adds, and nothing else, of what other experiments have
+    added = {
+        "architecture": experiment["networks"][0],
+        "architecture_arguments": {},
+        "activation_arguments": {},
+    }
+    for key in ("train_examples", "training", "weights", *added):
+        if key in experiment and (key not in added or experiment[key] != added[key]):
+            problem = "does not belong to networks of your own"
+            raise error_at((*path, key), experiment[key], problem, "leave it out, or leave out networks")
+    _check_examples(path, experiment)
 
 
 def _check_published(path, experiment):

@@ -24,15 +24,30 @@ def check(config, folders, elsewhere=False):
     for kind, table in registry.OWN_TABLES.items():
         for name, facts in config.get(kind, {}).items():
             path = (kind, name)
-            if name in table and not table[name].own:
+            taken = kind == "networks" and name in config.get("architectures", {})
+            if taken or (name in table and not table[name].own):
                 problem = "has the name of one that comes with the repository"
+                problem = "has the name of an architecture" if taken else problem
                 raise error_at(path, facts["target"], problem, "write another name")
             _check_target((*path, "target"), facts["target"], list(folders), elsewhere)
+            if kind == "networks":
+                _check_weights((*path, "weights"), facts["weights"], list(folders))
             required = facts.get("required", [])
             for setting in required:
                 if setting not in facts.get("settings", {}) and setting not in SETTINGS:
                     where = dotted((*path, "settings", setting))
                     raise UserError(f"{where}: is missing; write what it may be, as in {{type: number}}")
+
+
+def _check_weights(path, weights, folders):
+    file = registry.file_of(weights, folders)
+    if not Path(file).is_file():
+        searched = ", ".join(dict.fromkeys(str(Path(one).resolve()) for one in folders)) or "none"
+        problem = f"is no file, seen from the folders {searched}"
+        raise error_at(path, weights, problem, "write the path of the weights")
+    if set(file) & set("{}<>"):
+        problem = f"is {file}, and Snakemake expands {{ }} < > in names"
+        raise error_at(path, weights, problem, "rename the folder, or link to the file from elsewhere")
 
 
 def _check_target(path, target, folders, elsewhere):

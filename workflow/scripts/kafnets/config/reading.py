@@ -65,6 +65,34 @@ def check_keys(path):
             known.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
 
 
+def check_mappings(config, given):
+    """Checks that no mapping of `given` stands where the merged `config` has none.
+
+    An empty one leaves what it should replace as it was: Snakemake merges key by key.
+
+    Raises:
+        UserError: one line that names the key, or when it is too large or too deep to go through.
+    """
+    check_size(given)
+    open_items = [((key,), config.get(key), value) for key, value in given.items()]
+    while open_items:
+        path, merged, value = open_items.pop()
+        if not isinstance(value, dict):
+            continue
+        if merged is not None and not isinstance(merged, dict):
+            raise error_at(path, value, "has the wrong type (dict)", f"write {kind(merged)}")
+        open_items += [((*path, key), (merged or {}).get(key), item) for key, item in value.items()]
+
+
+def kind(value):
+    """What a value is, in the words of a YAML file."""
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int | float):
+        return "a number"
+    return "a list" if isinstance(value, list) else "a text"
+
+
 def check_locale(*folders):
     """Checks that the locale has the letters of the folders' names: Snakemake cannot work there otherwise.
 
@@ -78,6 +106,17 @@ def check_locale(*folders):
                 f"{folder}: Snakemake cannot work in this folder under a locale without UTF-8 ({encoding}); "
                 "set LC_ALL=C.UTF-8, or give the folder a name of plain letters"
             )
+
+
+def told(config, given):
+    """What of `given` stands in `config` as it is: what the command line said of a module's settings."""
+    found = {}
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            found[key] = told(config[key], value)
+        elif key in config and config[key] == value:
+            found[key] = value
+    return found
 
 
 def typed(config):

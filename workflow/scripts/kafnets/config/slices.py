@@ -11,6 +11,7 @@ _NOT_OF_A_CARD = ("run", "examples", "sources")  # of the section `card`: which 
 WORST_CASE = "worst_case"  # right under every attack of one ball: no attack, but may be the headline
 _LOOKS = ("label", "colour", "marker", "settings", "required")  # of a user's own name: no part of results
 USUAL_SHAPE = [3, 32, 32]  # of images: channels, rows, columns; settings tell of another one
+OWN_WEIGHTS = "own"  # what settings call the weights of networks of the user's own
 PUBLISHED_SEED = 0  # the number of a published network, of which there is one
 
 
@@ -28,9 +29,43 @@ def rates(learning_rate, activation):
     return learning_rate.get(activation, learning_rate.get(DEFAULT_RATE))
 
 
-def is_published(config, experiment):
-    """Whether an experiment judges published weights instead of training its own."""
-    return "weights" in config["experiments"][experiment]
+def expanded(config):
+    """The configuration with all that an experiment on networks of the user's own leaves out.
+
+    Such a network stands in the place of an activation: in paths, in the tables, and beside the others.
+    """
+    found = {**config}
+    if isinstance(config.get("experiments"), dict):
+        found["experiments"] = {name: _expanded(one) for name, one in config["experiments"].items()}
+    return found
+
+
+def _expanded(experiment):
+    networks = experiment.get("networks") if isinstance(experiment, dict) else None
+    if not networks or not isinstance(networks, list):
+        return experiment
+    left_out = {"architecture": networks[0], "architecture_arguments": {}, "activation_arguments": {}}
+    return {**left_out, **experiment, "activations": networks}
+
+
+def is_given(config, experiment):
+    """Whether an experiment judges weights that are given, published or the user's own: it trains none."""
+    return bool({"weights", "networks"} & config["experiments"][experiment].keys())
+
+
+def is_own(config, experiment):
+    """Whether an experiment judges networks of the user's own."""
+    return "networks" in config["experiments"][experiment]
+
+
+def _weights(config, experiment):
+    """What settings call the weights that are given: "published", "own"; None where they are trained."""
+    return OWN_WEIGHTS if is_own(config, experiment) else config["experiments"][experiment].get("weights")
+
+
+def architecture_of(config, experiment, activation):
+    """The architecture of a cell: the experiment's, or the network of the user's own that it is."""
+    return activation if is_own(config, experiment) else config["experiments"][experiment]["architecture"]
 
 
 def cells(config):
@@ -39,7 +74,7 @@ def cells(config):
         (name, activation, seed)
         for name in config["run"]
         for activation in config["experiments"][name]["activations"]
-        for seed in ([PUBLISHED_SEED] if is_published(config, name) else config["seeds"])
+        for seed in ([PUBLISHED_SEED] if is_given(config, name) else config["seeds"])
     ]
 
 
@@ -56,8 +91,9 @@ def own_facts(config, **chosen):
 def training_settings(config, experiment, activation, seed):
     """All that decides the weights of one cell, and nothing else."""
     chosen = config["experiments"][experiment]
-    if is_published(config, experiment):
-        origin = {"weights": chosen["weights"]}
+    architecture = architecture_of(config, experiment, activation)
+    if is_given(config, experiment):
+        origin = {"weights": _weights(config, experiment)}
     else:
         training = {**chosen["training"]}
         training["learning_rate"] = list(rates(training["learning_rate"], activation))
@@ -71,7 +107,7 @@ def training_settings(config, experiment, activation, seed):
             "activation": activation,
             "seed": int(seed),
             "dataset": chosen["dataset"],
-            "architecture": chosen["architecture"],
+            "architecture": architecture,
             "architecture_arguments": chosen["architecture_arguments"],
             "activation_arguments": chosen["activation_arguments"].get(activation, {}),
             "num_classes": dataset.classes,
@@ -80,7 +116,8 @@ def training_settings(config, experiment, activation, seed):
             **own_facts(
                 config,
                 activations=activation,
-                architectures=chosen["architecture"],
+                architectures=architecture,
+                networks=architecture,
                 datasets=chosen["dataset"],
             ),
         }
@@ -168,7 +205,7 @@ def table_settings(config, experiment):
         beside = {"experiment": chosen["beside"], "title": config["experiments"][chosen["beside"]]["title"]}
     return _plain(
         {
-            "weights": chosen.get("weights"),
+            "weights": _weights(config, experiment),
             "beside": beside,
             "title": chosen["title"],
             "activations": chosen["activations"],

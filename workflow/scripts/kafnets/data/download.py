@@ -1,7 +1,6 @@
 """Downloads that end with the right file or none."""
 
 import contextlib
-import fcntl
 import hashlib
 import http.client
 import os
@@ -14,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from ..runtime import locks
 from ..runtime.errors import UserError
 
 # From nowhere else is anything downloaded: CIFAR-10, and the networks of the thesis's author.
@@ -28,6 +28,10 @@ class DownloadError(UserError):
 
 class _Failure(Exception):
     """One attempt failed; the message is the reason."""
+
+
+class _Unreachable(_Failure):
+    """There is no connection to the host: asking again at once will not make one."""
 
 
 class _WrongBytes(_Failure):
@@ -45,7 +49,8 @@ def download(url, path, size, checksums, *, attempts=5, timeout=30.0, backoff=2.
         path (str or Path): where it goes.
         size (int): its bytes.
         checksums (dict): algorithm, as hashlib names it, to hexadecimal digest.
-        attempts (int): failures in a row, without progress between them, after which to give up.
+        attempts (int): failures in a row, without progress between them, after which to give up; a host to
+            which there is no connection is given up at once.
         timeout (float): seconds to wait for an answer, and for bytes to go on arriving.
         backoff (float): seconds to wait after the first failure, doubled after each further one.
         origins (tuple of str): scheme and host of what may be asked; others than `ORIGINS` for tests.
@@ -103,7 +108,7 @@ def _locked(part):
     """The file `part`, open to append and to read, for this process alone."""
     with open(part, "a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.take(file)
         except BlockingIOError:
             raise UserError(f"{part}: another download is writing it; wait for that one to end") from None
         except OSError:
@@ -121,6 +126,8 @@ def _attempt_repeatedly(url, file, size, checksums, attempts, timeout, backoff):
                 file.truncate(0)
                 raise _WrongBytes("the file that the server sends has another checksum")
             return
+        except _Unreachable as failure:
+            raise DownloadError(f"{url}: could not be downloaded: {failure}") from None
         except _Failure as failure:
             reason = failure
         # What counts is whether the end comes nearer: a line that drops every few megabytes still gets there.
@@ -237,8 +244,15 @@ def _network_errors(timeout):
         yield
     except urllib.error.HTTPError:
         raise
+    except urllib.error.URLError as error:
+        reason = (
+            error.reason
+        )  # of a connection that was not made; what happens to one that was is not wrapped
+        words = f"the connection failed: {reason or type(reason).__name__}"
+        if isinstance(reason, OSError) and not isinstance(reason, ConnectionResetError | BrokenPipeError):
+            raise _Unreachable(f"{words}; is there no internet here?") from None
+        raise _Failure(words) from None
     except (OSError, http.client.HTTPException) as error:
-        error = getattr(error, "reason", error)  # what a URLError wraps
         if isinstance(error, TimeoutError):
             raise _Failure(f"the server sent nothing for {timeout:g} s") from None
         raise _Failure(f"the connection failed: {error or type(error).__name__}") from None

@@ -8,13 +8,13 @@ from ..registry import ARCHITECTURES, lookup
 
 
 def create_model(
-    architecture,
-    activation="relu",
-    num_classes=10,
-    activation_arguments=None,
-    image_shape=None,
-    **architecture_arguments,
-):
+    architecture: str,
+    activation: str = "relu",
+    num_classes: int = 10,
+    activation_arguments: dict | None = None,
+    image_shape: tuple | None = None,
+    **architecture_arguments: object,
+) -> torch.nn.Module:
     r"""A freshly initialised network; the initial weights follow torch's global random state.
 
     Args:

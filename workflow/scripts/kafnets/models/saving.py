@@ -1,6 +1,7 @@
 """Networks as files: the weights, and how the network was created."""
 
 import json
+import os
 import warnings
 from collections import defaultdict
 
@@ -20,7 +21,7 @@ _DTYPES = {str(dtype): dtype for dtype in (torch.float32, torch.float64, torch.f
 _ALONE = "or write its weights alone: torch.save(model.state_dict(), path), and kafnets.load_state_dict"
 
 
-def save_model(model, path):
+def save_model(model: torch.nn.Module, path: str | os.PathLike) -> None:
     """Writes a network of :func:`create_model` with all that :func:`load_model` needs, atomically.
 
     What torch wraps around it (``torch.compile``, ``DataParallel``, ``AveragedModel``) is left away. A
@@ -157,7 +158,7 @@ def _advice(network, tensors):
     return ""
 
 
-def model_metadata(path):
+def model_metadata(path: str | os.PathLike) -> dict:
     """How the network in the file `path` was created: the arguments of :func:`create_model`.
 
     Raises:
@@ -192,7 +193,7 @@ _FILL = (
 )
 
 
-def load_model(path, device="cpu"):
+def load_model(path: str | os.PathLike, device: str | torch.device = "cpu") -> torch.nn.Module:
     """The network that :func:`save_model` wrote to `path`, in evaluation mode on `device`.
 
     Raises:

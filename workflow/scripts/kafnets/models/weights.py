@@ -1,6 +1,7 @@
 """Weights that others have trained, into a network that is there."""
 
 import argparse
+import os
 import re
 import warnings
 from collections.abc import Mapping
@@ -28,8 +29,10 @@ _MERE_DATA = [
 ]
 
 
-def load_state_dict(model, weights, key=None):
-    """Fills `model` with weights that are not a file of :func:`kafnets.save_model`.
+def load_state_dict(
+    model: torch.nn.Module, weights: str | os.PathLike | dict, key: str | None = None
+) -> torch.nn.Module:
+    """Fills `model` with weights that are not a file of :func:`kafnets.save_model`::
 
         model = kafnets.create_model("resnet20", block="original", shortcut="pad_both")
         kafnets.load_state_dict(model, "resnet20.th")

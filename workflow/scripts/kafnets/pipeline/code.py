@@ -5,26 +5,37 @@ module of the library that it imports, what these import, and so on; imports ins
 that are looked up in the registry when the script runs (its activation, architecture, attack ...) are not
 imported anywhere: the modules that define them are given beside the script.
 
-Comments, docstrings and the layout of Python files do not count; other files (C++) count as they are.
+Comments, docstrings, types of arguments and the layout of Python files do not count; other files (C++) count
+as they are. What only says what there is, or what a record tells, does not count either.
 """
 
 import ast
 import functools
+import gc
 import hashlib
 import re
 from pathlib import Path
 from typing import NamedTuple
 
+from ..entry import BUILDER
 from ..registry import ACTIVATIONS
 
 LIBRARY = "kafnets"
 SCRIPTS = Path(__file__).resolve().parents[2]
-_REPORT = SCRIPTS / LIBRARY / "report"
+_REPORT = f"{LIBRARY}.report."
 # They say where things are; what they say of a step's own names is in that step's parameters.
-_NOT_FOLLOWED = tuple(f"{LIBRARY}.{name}" for name in ("registry", "entry", "entries"))
+_NOT_FOLLOWED = re.compile(rf"{LIBRARY}\.(registry|entry|entries)(\..*)?")
+# What they say is no part of any result: which names the library exports, what a record tells of its making.
+# A change of them makes nothing stale; their checksums are taken for those of the time when this was decided,
+# which made nothing stale either.
+_NO_PART = {
+    LIBRARY: "9d2f0fef6cfbbbc2a0c9fbb37814ae4775a959fdf54e9279a1c542438a13ec5c",
+    f"{LIBRARY}.runtime.records": "f9edf51b1dcf46bc4a4c6481c617664e5888c75c1e0f4c3298a88bb078218a4a",
+}
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
+_FUNCTIONS = {ast.FunctionDef, ast.AsyncFunctionDef}
 _DOCUMENTED = {ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef}
 _IMPORTS = {ast.Import, ast.ImportFrom}
 
@@ -45,22 +56,28 @@ def of_step(script, entries=()):
 
 
 def _said(entry):
-    """What an entry says that results depend on; a decay only where there is one."""
+    """What an entry says that results depend on; a decay, and a network's facts, only where there are any.
+
+    The weights of a user's own network count by their content, an input of the step that reads them.
+    """
     decay = (entry.decay,) if entry.decay else ()
-    return entry.target, sorted(entry.arguments.items()), entry.per, *decay
+    network = (entry.key, entry.mean, entry.std) if entry.weights else ()
+    return entry.target, sorted(entry.arguments.items()), entry.per, *decay, *network
 
 
 def modules_of(entries):
     """The dotted names of the modules in which entries of the registry have their code."""
+    entries = list(entries)
     targets = [target for entry in entries for target in (entry.target, entry.backend) if target]
+    targets += [BUILDER for entry in entries if entry.weights]
     return tuple(sorted({target.partition(":")[0] for target in targets}))
 
 
 @functools.cache
 def _of_step(script, modules, folders, said, looks):
     code = checksum(script, modules, folders)
-    drawn = looks if any(_REPORT in path.parents for _, path in files(script, modules, folders)) else ()
-    return hashlib.sha256((code + "\n".join([*said, *drawn])).encode()).hexdigest()
+    drawn = looks and any(name.startswith(_REPORT) for name, _ in files(script, modules, folders))
+    return hashlib.sha256((code + "\n".join([*said, *(looks if drawn else ())])).encode()).hexdigest()
 
 
 def checksum(script, modules=(), beside=()):
@@ -76,7 +93,7 @@ def checksum(script, modules=(), beside=()):
     """
     digest = hashlib.sha256()
     for name, path in files(script, tuple(sorted(set(modules))), beside):
-        digest.update(f"{name}\0{_checksum_of(path)}\0".encode())
+        digest.update(f"{name}\0{_NO_PART.get(name) or _checksum_of(path)}\0".encode())
     return digest.hexdigest()
 
 
@@ -87,22 +104,27 @@ def files(script, modules=(), beside=()):
     The name of a Python file is that of its module, that of a file beside it "module/file".
     """
     found = {}
-    queue = [Path(script).stem, *modules]
+    queue = [name for name in (Path(script).stem, *modules) if _is_followed(name, beside)]
     while queue:
         name = queue.pop()
-        path = _file_of(name, beside)
-        if name in found or path is None or name in _NOT_FOLLOWED:
-            continue
-        found[name] = path
-        queue += [*_parents(name), *_imports(path, name)]
+        if name not in found:
+            found[name] = _file_of(name, beside)
+            queue += _run_by(name, beside)
     read = {f"{name}/{file.name}": file for name, path in found.items() for file in _read_by(path)}
     return tuple(sorted({**found, **read}.items()))
 
 
-def _parents(name):
-    """Importing a module runs its packages too."""
+@functools.cache
+def _run_by(name, beside):
+    """The modules that importing one runs: its packages, and what it imports anywhere."""
     parts = name.split(".")
-    return [".".join(parts[:length]) for length in range(1, len(parts))]
+    packages = [".".join(parts[:length]) for length in range(1, len(parts))]
+    found = dict.fromkeys([*packages, *_imports(_file_of(name, beside), name)])
+    return tuple(one for one in found if _is_followed(one, beside))
+
+
+def _is_followed(name, beside):
+    return _file_of(name, beside) is not None and not _NOT_FOLLOWED.fullmatch(name)
 
 
 @functools.cache
@@ -130,6 +152,7 @@ def _imports(path, name):
     return found
 
 
+@functools.cache
 def _read_by(path):
     """Files beside a module that its code names, such as C++ that it compiles."""
     return [path.parent / name for name in _source(path).names if (path.parent / name).is_file()]
@@ -151,7 +174,22 @@ class _Source(NamedTuple):
 
 @functools.cache
 def _source(path):
-    """One walk over the syntax tree of a file, which is quick: each process of Snakemake reads many files.
+    """What one Python file holds; each process of Snakemake reads many.
+
+    Without the garbage collector, which would search the growing tree again and again, more than half of the
+    time, and find nothing: no node of it refers to one above.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return _read(path)
+    finally:
+        if collects:
+            gc.enable()
+
+
+def _read(path):
+    """One walk over the syntax tree of a file.
 
     The checksum is of the tree with one value a line, parents first: of a node its type and the names of its
     fields, of a list its length, then what is in them. Docstrings, positions in the file and empty fields are
@@ -175,6 +213,8 @@ def _source(path):
         lines.append(kind.__name__)
         if kind in _DOCUMENTED and _has_docstring(item):
             del item.body[0]
+        if kind in _FUNCTIONS and not item.decorator_list:
+            _forget_types(item)
         elif kind in _IMPORTS:
             imports.append(item)
         for field in fields:
@@ -184,6 +224,14 @@ def _source(path):
                 waiting.append(value)
     checksum = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return _Source(tuple(imports), tuple(sorted(names)), checksum)
+
+
+def _forget_types(function):
+    """The types of arguments and of what is returned say nothing unless a decorator (Triton's) reads them."""
+    function.returns = None
+    for node in ast.walk(function.args):
+        if isinstance(node, ast.arg):
+            node.annotation = None
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import functools
 import json
 
 from .. import registry
-from ..config import slices
+from ..config import certification, slices
 from . import code
 
 # What each rule of the report reads of the cells beside records: see `Grid.manifest`.
@@ -27,8 +27,9 @@ class Grid:
         self.config, self.out = config, config["output"]
         self.run, self.attacks = config["run"], config["evaluation"]["run"]
         self.cells = slices.cells(config)
-        self.published = [name for name in config["experiments"] if slices.is_published(config, name)]
-        self.trained = [name for name in config["experiments"] if name not in self.published]
+        self.trained = [name for name in config["experiments"] if not slices.is_given(config, name)]
+        self.own = [name for name in config["experiments"] if slices.is_own(config, name)]
+        self.published = [name for name in config["experiments"] if name not in (*self.trained, *self.own)]
         # each with its checksum beside it, which who reads it compares: every table is made of these two
         self.manifest_file, self.summary = f"{self.out}/manifest.jsonl", f"{self.out}/summary.csv"
         # the pictures of an activation show the network of its first seed
@@ -49,7 +50,7 @@ class Grid:
         history = {"history": f"{folder}/history.csv"}
         return {
             "model": f"{folder}/model.safetensors",
-            **({} if cell[0] in self.published else history),
+            **(history if cell[0] in self.trained else {}),
             "record": f"{folder}/record.json",
         }
 
@@ -60,6 +61,10 @@ class Grid:
     def card_files(self, cell):
         path = self.folder("cards", *cell)
         return {"record": f"{path}.json", "tensors": f"{path}.safetensors"}
+
+    def certification_files(self, cell, certificate):
+        folder = self.folder("certificates", *cell)
+        return {"record": f"{folder}/{certificate}.json", "csv": f"{folder}/{certificate}.csv"}
 
     def prepared_record(self, wildcards):
         return f"{self.out}/data/{self.experiment(wildcards)['dataset']}.json"
@@ -97,7 +102,11 @@ class Grid:
 
     @property
     def tables(self):
-        return [f"{self.out}/tables/{n}{t}.{f}" for n in self.run for t in TABLES for f in FORMATS]
+        return [f"{self.out}/tables/{n}{t}.{f}" for n in self.run for t in self.tables_of(n) for f in FORMATS]
+
+    def tables_of(self, experiment):
+        """The ends of the names of its tables: of one activation there are no differences."""
+        return TABLES if len(self.config["experiments"][experiment]["activations"]) > 1 else TABLES[:2]
 
     @property
     def plots(self):
@@ -109,8 +118,8 @@ class Grid:
             found += [f"{self.out}/plots/{name}/{kind}.pdf" for kind in kinds]
         # the learned shapes of the first seed
         for name, activation, seed in self.cells:
-            entry = registry.ACTIVATIONS[activation]
-            if entry.learns and entry.elementwise and seed == self.config["seeds"][0]:
+            entry = registry.ACTIVATIONS.get(activation)
+            if entry and entry.learns and entry.elementwise and seed == self.config["seeds"][0]:
                 found.append(f"{self.out}/plots/{name}/kafs_{activation}_seed{seed}.pdf")
         return found
 
@@ -148,6 +157,33 @@ class Grid:
             found += [path.format(kind) for kind in ("gallery", "layers")]
         return found
 
+    @property
+    def certifications(self):
+        return [record for name in self.run for record in self._certifications(name)]
+
+    def _certifications(self, experiment):
+        return [
+            self.certification_files(cell, certificate)["record"]
+            for cell in self.cells
+            if cell[0] == experiment
+            for certificate in certification.certificates_of(self.config, experiment)
+        ]
+
+    @property
+    def certificate_tables(self):
+        names = [name for name in self.run if self._certifications(name)]
+        return [f"{self.out}/certificates/{name}.{kind}" for name in names for kind in FORMATS]
+
+    @property
+    def certificate_plots(self):
+        kinds, names = ("certified_radii", "certified_accuracy"), self.run
+        return [
+            f"{self.out}/plots/{name}/{kind}.pdf"
+            for name in names
+            if self._certifications(name)
+            for kind in kinds
+        ]
+
     def is_first_seed(self, cell):
         """Whether a network is the one of its activation that the pictures show."""
         return cell[2] == self.first_seeds[cell[:2]]
@@ -180,6 +216,14 @@ class Grid:
             f"{self.out}/lr_range/{wildcards.experiment}/{activation}.{kind}"
             for activation in self.experiment(wildcards)["activations"]
         ]
+
+    def certificates(self, wildcards):
+        """The records of the certificates of an experiment, every seed."""
+        return self._certifications(wildcards.experiment)
+
+    def certified_images(self, wildcards):
+        """What they say image by image, in the same order."""
+        return [path.replace(".json", ".csv") for path in self.certificates(wildcards)]
 
     def cards(self, wildcards):
         """The cards of an experiment, every seed."""
@@ -225,7 +269,7 @@ class Grid:
             "experiment": experiment,
             "activation": activation,
             "seed": seed,
-            "architecture": self.config["experiments"][experiment]["architecture"],
+            "architecture": slices.architecture_of(self.config, experiment, activation),
             "dataset": self.config["experiments"][experiment]["dataset"],
             "training_record": files["record"],
             "history": files.get("history"),
@@ -253,6 +297,9 @@ class Grid:
 
     def study_settings(self):
         return slices.study_settings(self.config)
+
+    def certified_settings(self, wildcards):
+        return certification.certified_settings(self.config, wildcards.experiment)
 
     def table_settings(self, wildcards):
         return slices.table_settings(self.config, wildcards.experiment)
@@ -289,6 +336,11 @@ class Grid:
         networks = self._network(wildcards, wildcards.activation, *sources)
         return code.of_step("evaluate.py", [*networks, registry.ATTACKS[method]])
 
+    def certification_code(self, wildcards):
+        chosen = certification.section(self.config)["certificates"][wildcards.certificate]
+        networks = self._network(wildcards, wildcards.activation)
+        return code.of_step("certify.py", [*networks, registry.CERTIFICATES[chosen["method"]]])
+
     def card_code(self, wildcards):
         sources = self._card_sources(wildcards)
         return code.of_step("card.py", self._network(wildcards, wildcards.activation, *sources))
@@ -297,5 +349,7 @@ class Grid:
         return code.of_step("prepare_data.py", [registry.DATASETS[wildcards.dataset]])
 
     def _network(self, wildcards, *activations):
+        if wildcards.experiment in self.own:
+            return [registry.ARCHITECTURES[name] for name in activations]
         architecture = registry.ARCHITECTURES[self.experiment(wildcards)["architecture"]]
         return [architecture, *(registry.ACTIVATIONS[name] for name in activations)]

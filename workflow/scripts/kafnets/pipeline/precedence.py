@@ -8,7 +8,7 @@ from ..runtime.errors import UserError
 from ..runtime.files import read_json, sha256
 
 # Folders whose files belong together: weights with their record, verdicts with theirs.
-KINDS = ("models", "evaluations", "cards", "lr_range")
+KINDS = ("models", "evaluations", "cards", "certificates", "detectors", "detections", "lr_range")
 RECORD = "record"  # the stem of a training's record; its folder is one training's
 _STATE = re.compile(r"resume-(.+)-([0-9a-f]{16})\.ckpt")
 

@@ -1,7 +1,7 @@
 """What the captions of the tables say, in plain text."""
 
 from .. import registry
-from ..config.slices import WORST_CASE, ball
+from ..config.slices import OWN_WEIGHTS, WORST_CASE, ball
 from ..diagnostics.checks import CHECKS
 from ..diagnostics.checks import LEVEL as CARD_LEVEL
 from ..registry import label
@@ -44,7 +44,7 @@ GROWTH_HEAD = "χ"  # of the activations, no check
 # -- the main table
 
 
-def results(rows, settings, attacks, numbers, marked, published, has_beside, said_of_differences):
+def results(rows, settings, attacks, numbers, marked, published, has_beside, said_of_differences, cells):
     """Of the main table of an experiment.
 
     Args:
@@ -54,13 +54,14 @@ def results(rows, settings, attacks, numbers, marked, published, has_beside, sai
         numbers: what stands in the table, see `tables.build`.
         marked: label of an activation -> its marks (`marks.of`).
         has_beside (bool): whether there are columns of the experiment that stands beside this one.
+        cells: of each column, those of its numbers.
     """
     headline = settings["headline"]
     datasets = map(_dataset_label, rows["dataset"].unique())
-    where = f" on {', '.join(datasets)}" if len(rows) else ""
+    of = f" of {', '.join(datasets)}" if len(rows) else ""
     sentences = [
-        f"{settings['title']}{where}: accuracy and robustness in percent{_spread(numbers)}.",
-        f"Accuracy: correct on {_images(rows, (clean_attack(rows), headline))} without an attack.",
+        f"{settings['title']}: accuracy and robustness in percent{_spread(numbers)}.",
+        f"Accuracy: correct on {_images(rows, (clean_attack(rows), headline))}{of} without an attack.",
         f"Robustness: still correct {against_named(headline, settings)}, on {_images(rows, (headline,))}.",
     ]
     sentences += [_column(rows, settings, name) for name in attacks]
@@ -75,6 +76,8 @@ def results(rows, settings, attacks, numbers, marked, published, has_beside, sai
             "differs from the published columns differs by the measurement alone. Robustness counts an image "
             "that no restart turned from its true label; the published one is that of the thesis protocol."
         )
+    if settings.get("weights") == OWN_WEIGHTS:
+        sentences.append("The networks are given, and nothing was trained here.")
     if has_beside:
         sentences.append(
             f"{settings['beside']['title']}: the same weights, every step of a KAF's formula rounded to "
@@ -89,10 +92,13 @@ def results(rows, settings, attacks, numbers, marked, published, has_beside, sai
         sentences.append(
             "Beside a number of one seed: its Wilson 95% interval, for the choice of test images."
         )
-    sentences.append(
-        f"Bold: best of its column. {UNDERLINED} best trade-off, the highest harmonic mean of accuracy and "
-        "robustness."
-    )
+    set_apart = [cell for column in cells for cell in column]
+    if any(cell.bold for cell in set_apart):
+        sentences.append("Bold: best of its column.")
+    if any(cell.underlined for cell in set_apart):
+        sentences.append(
+            f"{UNDERLINED} best trade-off, the highest harmonic mean of accuracy and robustness."
+        )
     if numbers["percent"].isna().any():
         sentences.append(f"{NOT_RUN}: not run.")
     return " ".join([*sentences, *marks.sentences(marked)])

@@ -16,7 +16,7 @@ import numpy
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from ..config.slices import WORST_CASE
+from ..config.slices import OWN_WEIGHTS, WORST_CASE
 from ..runtime.errors import UserError, optional
 from ..runtime.files import read_json, read_sealed, sha256
 from .statistics import worst_case
@@ -81,6 +81,11 @@ class Run:
     def is_trained(self):
         return "training" in self.training_settings
 
+    @property
+    def origin(self):
+        """The kind of record that given weights have: "published", or "network" for one of the user's own."""
+        return "network" if self.training_settings["weights"] == OWN_WEIGHTS else "published"
+
     def __str__(self):
         return f"{self.experiment}/{self.activation}/seed{self.seed}"
 
@@ -126,7 +131,7 @@ def training_record(run):
     Raises:
         UserError: when it is absent, of another run, or made with other settings than the manifest expects.
     """
-    kind, keys = ("training", TRAINING_KEYS) if run.is_trained else ("published", PUBLISHED_KEYS)
+    kind, keys = ("training", TRAINING_KEYS) if run.is_trained else (run.origin, PUBLISHED_KEYS)
     record = _checked_record(run.training_record, {"kind": kind, **run.identity}, keys)
     _check_settings(run.training_record, record, run.training_settings)
     return record

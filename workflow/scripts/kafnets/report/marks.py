@@ -58,6 +58,12 @@ def any_at_chance(rows):
     return any(interval.low <= chance(rows) for interval in intervals)
 
 
+def is_unfit(rows):
+    """Whether a network of these rows is at chance level, or gives attacks no gradient: it is the best of
+    nothing, whatever its numbers and those of other seeds."""
+    return any_at_chance(rows) or share_without_gradient(rows) > 0
+
+
 # In the order of their signs and sentences. A new one is a line here (and its sign one in typesetting.py).
 MARKS = (
     Mark("at_end", "†", f"the training ended in {_COLLAPSE}", lambda rows, *_: overfitting(rows) == "at_end"),

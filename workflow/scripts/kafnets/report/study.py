@@ -185,7 +185,7 @@ def _experiment(rows, runs, records, settings, name):
     figures = [clean_accuracy(of, headline), over_seeds(of, headline)]
     activations = settings["experiments"][name]["activations"]
     # what is best there is the best of nothing
-    unfit = [one for one in activations if _is_unfit(of[of["activation"] == one])]
+    unfit = [one for one in activations if marks.is_unfit(of[of["activation"] == one])]
     best = [round(100 * one["mean"].drop(unfit, errors="ignore").max(), 2) for one in figures]
     found = {}
     for activation in activations:
@@ -202,10 +202,6 @@ def _experiment(rows, runs, records, settings, name):
         ]
         found[activation] = parameters, [Cell(f"{rate:g}"), *measured, Cell(f"{1000 * seconds:.0f}")]
     return found
-
-
-def _is_unfit(rows):
-    return marks.any_at_chance(rows) or marks.share_without_gradient(rows)
 
 
 def _percent(figures, most, unfit):

@@ -5,6 +5,7 @@ from pathlib import Path
 from ..config.slices import WORST_CASE
 from ..runtime.errors import UserError, optional
 from ..runtime.files import read_sealed, write_sealed
+from . import statistics
 from .manifest import Missing, attempt, evaluation_record, read_csv, training_record, verdicts
 
 COLUMNS = {
@@ -119,6 +120,25 @@ def over_seeds(rows, attack, quantity="accuracy"):
         std=(quantity, "std"),
         seeds=(quantity, "size"),
         examples=("examples", "first"),
+    )
+
+
+def in_percent(accuracy):
+    """What a table prints of means over seeds (:func:`over_seeds`).
+
+    Returns:
+        DataFrame: those, and beside them in percent `percent`, `deviation` (over the seeds, NaN of a single
+        one), `low` and `high`, the ends of the Wilson 95 % interval for the choice of test images.
+    """
+    intervals = [
+        statistics.wilson(mean * examples, examples)
+        for mean, examples in zip(accuracy["mean"], accuracy["examples"], strict=True)
+    ]
+    return accuracy.assign(
+        percent=100 * accuracy["mean"],
+        deviation=100 * accuracy["std"],
+        low=[100 * interval.low for interval in intervals],
+        high=[100 * interval.high for interval in intervals],
     )
 
 

@@ -5,11 +5,11 @@ Here is decided what stands in the tables; `captions` says what it means, `types
 
 from dataclasses import dataclass
 
-from ..config.slices import WORST_CASE
+from ..config.slices import OWN_WEIGHTS, WORST_CASE
 from ..registry import label
 from ..runtime.errors import optional
-from . import captions, differences, marks, statistics, typesetting
-from .summary import clean_accuracy, over_seeds, trade_off
+from . import captions, differences, marks, typesetting
+from .summary import clean_accuracy, in_percent, over_seeds, trade_off
 from .typesetting import NOT_RUN, Cell, Column, Table
 
 OURS, PUBLISHED = "This run", "Published"
@@ -34,6 +34,8 @@ class _Numbers:
 def texts(rows, runs, experiment, settings, published=None, missing=None, failed=None):
     """All tables of one experiment, as texts by the end of their files' names: ".tex", "_attacks.csv", ...
 
+    There is one of differences where there is more than one activation.
+
     Args:
         rows: of the summary, those of other experiments too.
         runs: of the manifest.
@@ -46,8 +48,9 @@ def texts(rows, runs, experiment, settings, published=None, missing=None, failed
     found = {
         "": build(rows, experiment, settings, published, said, failed),
         "_attacks": by_attack(rows, experiment, settings),
-        "_differences": of_differences(tested, experiment, settings),
     }
+    if len(settings["activations"]) > 1:
+        found["_differences"] = of_differences(tested, experiment, settings)
     kinds = {
         ".tex": typesetting.to_tex,
         ".csv": typesetting.to_csv,
@@ -85,8 +88,7 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         name: marks.of(found, settings, tuple((failed or {}).get(name, ())))
         for name, found in of_activation.items()
     }
-    unfit = _unfit(columns, numbers, 100 * marks.chance(rows))
-    unfit[OURS] |= {name for name, found in of_activation.items() if marks.share_without_gradient(found)}
+    unfit = {OURS: _unfit(rows, settings), settings.get("beside", {}).get("title"): _unfit(beside, settings)}
     best = _best_trade_off(numbers, unfit[OURS])
     cells = [_cells(column, numbers.loc[column.key], unfit, best, published) for column in columns]
     names = [_name(name, marked[name]) for name in settings["activations"]]
@@ -95,9 +97,9 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         name=experiment,
         title=settings["title"],
         caption=captions.results(
-            rows, settings, attacks, numbers, by_label, published, len(beside) > 0, said_of_differences
+            rows, settings, attacks, numbers, by_label, published, len(beside) > 0, said_of_differences, cells
         ),
-        columns=(Column("Activation"), *(Column(column.head, column.group) for column in columns)),
+        columns=(Column(_first_head(settings)), *(Column(column.head, column.group) for column in columns)),
         rows=tuple(zip(names, *cells, strict=True)),
         records=tuple(
             _record(name, marks.overfitting(found), marked[name], columns, numbers)
@@ -105,6 +107,10 @@ def build(rows, experiment, settings, published=None, said_of_differences="", fa
         ),
         breaks_heads=True,
     )
+
+
+def _first_head(settings):
+    return "Network" if settings.get("weights") == OWN_WEIGHTS else "Activation"
 
 
 def _columns_of_attacks(rows, settings):
@@ -157,7 +163,7 @@ def _numbers(rows, beside, columns, settings, published):
             figures = pandas.DataFrame({"percent": pandas.DataFrame(published["results"]).loc[quantity]})
         else:
             source = rows if column.group == OURS else beside
-            figures = _percent(
+            figures = in_percent(
                 clean_accuracy(source, settings["headline"])
                 if column.attack is None
                 else over_seeds(source, column.attack)
@@ -167,28 +173,9 @@ def _numbers(rows, beside, columns, settings, published):
     return numbers.fillna({"seeds": 0}).astype({"seeds": int})
 
 
-def _percent(accuracy):
-    """The figures of a column, of means over seeds (`summary.over_seeds`)."""
-    intervals = [
-        statistics.wilson(mean * examples, examples)
-        for mean, examples in zip(accuracy["mean"], accuracy["examples"], strict=True)
-    ]
-    return accuracy.assign(
-        percent=100 * accuracy["mean"],
-        deviation=100 * accuracy["std"],
-        low=[100 * interval.low for interval in intervals],
-        high=[100 * interval.high for interval in intervals],
-    )
-
-
-def _unfit(columns, numbers, chance):
-    """Of each group of columns the activations whose accuracy, the group's first column, is not above chance:
-    what stands there is the best of nothing."""
-    unfit = {}
-    for column in columns:
-        low = numbers.loc[column.key, "low"]
-        unfit.setdefault(column.group, set(low.index[low <= chance]))
-    return unfit
+def _unfit(rows, settings):
+    """The activations with a network of which nothing may be called the best."""
+    return {name for name in settings["activations"] if marks.is_unfit(rows[rows["activation"] == name])}
 
 
 def _best_trade_off(numbers, unfit):

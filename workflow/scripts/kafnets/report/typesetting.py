@@ -208,11 +208,13 @@ def _tex_head(head, table):
     if len(table.columns) < _NARROW:
         words = head.split(" ", 1)
     else:
-        words = head.replace("Robustness", "Robust- ness").split()
+        words = [part for word in head.split() for part in _HYPHENATED.get(word, (word,))]
     return rf"\shortstack{{{_BREAK.join(map(tex, words))}}}" if words[1:] else tex(head)
 
 
 _BREAK = r"\\"
+# Words of heads that are wider than any number below them.
+_HYPHENATED = {"Robustness": ("Robust-", "ness"), "misclassified": ("mis-", "classi-", "fied")}
 
 
 def _tex_cell(cell):

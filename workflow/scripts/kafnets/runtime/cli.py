@@ -37,6 +37,8 @@ def run(main):
 
 def _is_unread(stream):
     """Whether a stream is a pipe that nobody reads; then Python's own end has nothing left to write."""
+    if not hasattr(select, "poll"):  # Windows
+        return False
     asked = select.poll()
     asked.register(stream, 0)
     if not any(event & select.POLLERR for _, event in asked.poll(0)):

@@ -1,7 +1,6 @@
 """Files that are either whole or absent."""
 
 import contextlib
-import fcntl
 import glob
 import hashlib
 import json
@@ -11,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from . import turns
+from . import locks, turns
 from .errors import UserError
 
 CHECKSUM = "checksum"
@@ -38,15 +37,19 @@ def atomic_path(path):
         raise UserError(f"cannot write {path}: {error.strerror}") from None
     try:
         yield temporary
-        with open(temporary, "rb") as file:
+        with open(temporary, "r+b") as file:  # Windows syncs only what is open to be written
             os.fsync(file.fileno())
         temporary.chmod(0o666 & ~_umask())
+        if os.name == "nt":  # it renames no open file
+            os.close(handle)
+            handle = None
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
+        if handle is not None:
+            os.close(handle)
         temporary.unlink(missing_ok=True)
-        os.close(handle)
 
 
 def _temporary(path):
@@ -56,7 +59,7 @@ def _temporary(path):
         with contextlib.suppress(
             OSError
         ):  # a file system without locks: nothing is taken for a leftover there
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            locks.take(handle)
         if os.path.exists(name):  # else another took it for a leftover before it was locked
             return handle, Path(name)
         os.close(handle)
@@ -66,7 +69,7 @@ def _remove_leftovers(path):
     for name in glob.glob(f".{glob.escape(path.name)}.*", root_dir=path.parent):
         leftover = path.parent / name
         with contextlib.suppress(OSError), open(leftover, "r+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # its writer lives: BlockingIOError
+            locks.take(file)  # its writer lives: BlockingIOError
             leftover.unlink()
 
 
@@ -130,7 +133,7 @@ def _wait_for(file, lock):
         if turns.current():  # who has it may be another job of this process, which must go on
             turns.until(lambda: _has_got(file), seconds=0.1)
         else:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            locks.take(file, wait=True)
         return True
     except OSError as error:
         print(
@@ -141,7 +144,7 @@ def _wait_for(file, lock):
 
 def _has_got(file):
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        locks.take(file)
         return True
     return False
 

@@ -1,12 +1,29 @@
 """Which processes have what: places on GPUs, and locks that end with their process. Without torch."""
 
 import contextlib
-import fcntl
+import errno
 import itertools
 import os
 import stat
 import tempfile
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows: as on a file system without locks
+    fcntl = None
+
+
+def take(file, wait=False):
+    """Takes the lock of an open file for this process, until it is closed or the process ends.
+
+    Raises:
+        BlockingIOError: when another process has it; with `wait` never.
+        OSError: where there are no locks.
+    """
+    if fcntl is None:
+        raise OSError(errno.ENOLCK, "this system has no such locks")
+    fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 def claim(gpus, folder=None):
@@ -38,7 +55,7 @@ def _lock(path):
     """Whether this process has got the file's lock; it keeps it by never closing the file."""
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with contextlib.suppress(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        take(file)
         return True
     os.close(file)
     return False
@@ -50,6 +67,8 @@ def private_folder():
     Raises:
         OSError: when there is none, or something else of its name.
     """
+    if not hasattr(os, "getuid"):
+        raise OSError(errno.ENOSYS, "this system has no users of the kind that own files")
     folder = Path(tempfile.gettempdir()) / f"kafnets-gpus-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
@@ -67,7 +86,7 @@ def locked(path):
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            take(file, wait=True)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(file), os.stat(path)):
                     yield

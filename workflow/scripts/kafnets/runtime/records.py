@@ -2,15 +2,23 @@
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 from . import turns
 from .errors import UserError
 from .files import MADE_BY, read_json, sha256
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+# Beside torch and NumPy, packages whose version may decide a verdict or a number.
+PACKAGES = ("foolbox", "pyautoattack", "triton", "scipy")
 
 
 def environment(device=None):
@@ -35,12 +43,21 @@ def environment(device=None):
             numpy=numpy.__version__,
             cuda=torch.version.cuda if device.type == "cuda" else None,
             threads=torch.get_num_threads(),
+            packages={name: _version(name) for name in PACKAGES},
             jobs=turns.most(),
             device=torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         )
         if device.type == "cuda":
             facts["float32_convolutions"] = torch.backends.cudnn.conv.fp32_precision  # "tf32" or "ieee"
     return facts
+
+
+def _version(package):
+    """The version of an installed package; None where there is none."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def of_weights(path, weights):
@@ -130,11 +147,16 @@ def _git():
 
 
 def peak_memory_bytes(device):
-    """The most memory held so far: on the GPU what torch allocated there, else the process's resident set."""
+    """The most memory held so far: on the GPU what torch allocated there, else the process's resident set.
+
+    None where the system does not say (Windows).
+    """
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)
+    if resource is None:
+        return None
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 

@@ -118,6 +118,7 @@ class Training:
         size = self.batches.size
         whole = torch.zeros(size, *dataset.train_images.shape[1:], device=device)
         whole = whole.contiguous(memory_format=torch.channels_last)
+        self.method.prepare(self.network, whole)
         self.method_state = self.method.initial_state(whole)
         self.averaged = self._averaged()
         self.begin_epoch(0)

@@ -1,6 +1,7 @@
 """The KAF layer."""
 
 import math
+from collections.abc import Callable
 from numbers import Integral, Real
 
 import torch
@@ -99,21 +100,21 @@ class KAF(nn.Module):
 
     def __init__(
         self,
-        channels,
-        D=20,
-        boundary=3.0,
-        bandwidth="thesis",
-        init="normal",
-        std=0.05,
-        ridge=1e-6,
-        kernel="gaussian",
-        trainable_dictionary=False,
-        trainable_bandwidth=False,
-        backend=None,
-        arithmetic="float32",
-        device=None,
-        dtype=None,
-        share="channel",
+        channels: int,
+        D: int = 20,
+        boundary: float = 3.0,
+        bandwidth: str | float = "thesis",
+        init: str | Callable = "normal",
+        std: float = 0.05,
+        ridge: float = 1e-6,
+        kernel: str = "gaussian",
+        trainable_dictionary: bool = False,
+        trainable_bandwidth: bool = False,
+        backend: str | None = None,
+        arithmetic: str = "float32",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        share: str = "channel",
     ):
         super().__init__()
         _require(_is_count(channels, 1), "channels", "a positive integer", channels)
@@ -245,7 +246,7 @@ class KAF(nn.Module):
         """Takes these coefficients."""
         self.alpha.copy_(alpha)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         parameters = self.mixture()
         if self.arithmetic == "float16":
             table = None if functional.needs_plain_steps() else self._table()

@@ -19,8 +19,8 @@ class KAFWithBase(KAF):
     dictionary it goes on as :math:`b`: no cliff, and it is constant nowhere unless :math:`b` is.
 
     Args:
-        channels, D, boundary, bandwidth, ridge, trainable_dictionary, trainable_bandwidth, backend, device,
-            dtype, share: as of :class:`.layer.KAF`; the kernels are Gaussian.
+        channels, D, boundary, bandwidth, ridge: as of :class:`.layer.KAF`; the kernels are Gaussian.
+        trainable_dictionary, trainable_bandwidth, backend, device, dtype, share: as there.
         base: :math:`b`: ``"identity"``, ``"relu"``, ``"elu"`` or ``"silu"``. Default: ``"elu"``
         std: of the normal distribution from which :math:`\alpha` (or :math:`v`) is drawn. Default: 0
         tails: the kernels' sum beyond ``boundary``: ``"zero"``: as it is, falling to 0; ``"clamp"``: its

@@ -13,7 +13,7 @@ from torch import nn
 from ...activations import layers_of
 from ...registry import ACTIVATIONS
 from ...runtime.errors import UserError
-from . import style
+from . import panels, style
 
 POINTS = 301
 SAMPLE = 12  # channels drawn faintly
@@ -153,7 +153,7 @@ def draw(layers, activation):
         axes[2 * row + 1, 0].set_ylabel("Slope")
     drawn.supxlabel("Input", fontsize=8)
     drawn.align_ylabels(axes[:, 0])
-    style.legend(drawn, axes[0, 0], 4, "upper")
+    style.legend(drawn, 4, "upper")
     return drawn
 
 
@@ -175,6 +175,7 @@ def _curves(axes, x, after, before, median, tint):
 def _shade(axes, layer):
     """Where the layer's inputs lie, in grey behind its functions."""
     if layer.density is None:
+        panels.say(axes, "inputs: no normalisation tells")
         return
     low, high = axes.get_ylim()
     height = low + 0.6 * (high - low) * layer.density / layer.density.max()

@@ -4,13 +4,14 @@ from math import ceil
 
 import numpy
 
-from . import style
+from . import panels, style
 
 
 def draw(card, tensors):
     """A panel a layer: the distribution of its outputs on clean and on attacked images, log scale.
 
-    In the title the L2 distance between the two outputs, relative to the clean one's norm, mean over images.
+    Beside its name the L2 distance between the two outputs, relative to the clean one's norm, mean over
+    images.
 
     Args:
         card: of one network.
@@ -31,10 +32,13 @@ def draw(card, tensors):
         edges = numpy.linspace(low, high, len(clean) + 1)
         panel.stairs(100 * clean, edges, fill=True, color=style.LIGHT, label="clean")
         panel.stairs(100 * moved, edges, color=attacked, linewidth=0.9, label="attacked")
-        panel.set_yscale("log")
+        panels.log(panel)
         name = f"layer {number + 1}" if layer["name"].isdigit() else layer["name"]
         panel.set_title(f"{name}: {layer['relative_distance']:.2f}", loc="left", fontsize=7, pad=2)
-    drawn.supxlabel("Output", fontsize=8)
+    explained = (
+        "beside each name: L2 distance of clean and attacked outputs, relative to the clean one's norm"
+    )
+    drawn.supxlabel(f"Output\n({explained})", fontsize=8)
     drawn.supylabel("Share of values (%)", fontsize=8)
-    style.legend(drawn, axes[0, 0], 2, "upper")
+    style.legend(drawn, 2, "upper")
     return drawn

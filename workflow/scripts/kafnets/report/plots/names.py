@@ -2,6 +2,7 @@
 
 from math import cos, pi, sin
 
+import numpy
 from matplotlib.patheffects import withStroke
 from matplotlib.transforms import Bbox
 
@@ -19,7 +20,7 @@ SWEEPS = 8
 COST_NAME, COST_POINT, COST_BAR = 50.0, 20.0, 4.0
 
 
-def write(drawn, axes, points, occupied=(), size=7, signs=None):
+def write(drawn, axes, points, bars=(), occupied=(), size=7, signs=None):
     """Writes a name beside each point, with a leader line where it had to go further away.
 
     The layout is fixed from here on. Each name in turn takes the cheapest of a ring of places, given where
@@ -27,8 +28,9 @@ def write(drawn, axes, points, occupied=(), size=7, signs=None):
 
     Args:
         drawn, axes: the figure, complete but for the names.
-        points: name -> (x, y, half width, half height) of a point and its error bars, in data coordinates.
-        occupied: (x, y) of further points that names must not cover.
+        points: name -> (x, y) of the middle of its marker, in points from the figure's corner.
+        bars: pairs of ends of error bars, and `occupied`, of further markers that names must not cover; as
+            `points`.
         size: of the font.
         signs: name -> what stands behind it.
 
@@ -36,23 +38,13 @@ def write(drawn, axes, points, occupied=(), size=7, signs=None):
         the list of the names' boxes, in points from the figure's corner.
     """
     labels = {name: style.label(name) + (signs or {}).get(name, "") for name in points}
-    drawn.draw_without_rendering()  # the layout, which the places depend on
-    drawn.set_layout_engine("none")
+    fix(drawn)
     scale = 72 / drawn.dpi
     renderer = drawn.canvas.get_renderer()
-
-    def place(x, y):
-        return axes.transData.transform((x, y)) * scale
-
-    centres = [place(x, y) for x, y, _, _ in points.values()]
-    markers = [_around(centre, RADIUS) for centre in [*centres, *(place(x, y) for x, y in occupied)]]
-    bars = [
-        Bbox([place(x - across, y - up), place(x + across, y + up)]).padded(0.5)
-        for x, y, width, height in points.values()
-        for across, up in ((width, 0), (0, height))
-        if across or up
-    ]
-    texts = [axes.text(x, y, labels[name], fontsize=size) for name, (x, y, _, _) in points.items()]
+    centres = [numpy.asarray(place) for place in points.values()]
+    markers = [_around(numpy.asarray(centre), RADIUS) for centre in (*centres, *occupied)]
+    boxes_of_bars = [Bbox(ends).padded(0.5) for ends in bars]
+    texts = [axes.text(0, 0, labels[name], fontsize=size) for name in points]
     extents = [text.get_window_extent(renderer) for text in texts]
     sizes = [(extent.width * scale + 2 * PADDING, extent.height * scale + 2 * PADDING) for extent in extents]
     for text in texts:
@@ -60,7 +52,9 @@ def write(drawn, axes, points, occupied=(), size=7, signs=None):
     frame = Bbox(axes.get_window_extent(renderer).get_points() * scale)
 
     options = [_options(centre, size) for centre, size in zip(centres, sizes, strict=True)]
-    fixed = [[cost + _fixed_cost(box, frame, markers, bars) for cost, box in ring] for ring in options]
+    fixed = [
+        [cost + _fixed_cost(box, frame, markers, boxes_of_bars) for cost, box in ring] for ring in options
+    ]
     chosen = [min(range(len(costs)), key=costs.__getitem__) for costs in fixed]
     for _ in range(SWEEPS):
         before = list(chosen)
@@ -75,9 +69,15 @@ def write(drawn, axes, points, occupied=(), size=7, signs=None):
         if chosen == before:
             break
     boxes = [ring[k][1] for ring, k in zip(options, chosen, strict=True)]
-    for (name, (x, y, _, _)), centre, box in zip(points.items(), centres, boxes, strict=True):
-        _write(axes, labels[name], style.colour(name), (x, y), centre, box, size)
+    for name, centre, box in zip(points, centres, boxes, strict=True):
+        _write(axes, labels[name], style.written(name), centre, box, size)
     return boxes
+
+
+def fix(drawn):
+    """Fixes a figure's layout, which places in points depend on."""
+    drawn.draw_without_rendering()
+    drawn.set_layout_engine("none")
 
 
 def _around(centre, radius):
@@ -114,7 +114,8 @@ def _overlap(box, others):
     )
 
 
-def _write(axes, label, colour, point, centre, box, size):
+def _write(axes, label, colour, centre, box, size):
+    point = axes.transData.inverted().transform(centre * axes.figure.dpi / 72)
     offset = ((box.x0 + box.x1) / 2 - centre[0], (box.y0 + box.y1) / 2 - centre[1])
     edge = (min(max(centre[0], box.x0), box.x1), min(max(centre[1], box.y0), box.y1))
     gap = ((edge[0] - centre[0]) ** 2 + (edge[1] - centre[1]) ** 2) ** 0.5 - RADIUS

@@ -2,48 +2,61 @@
 
 import numpy
 from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator
 
 from ...registry import label
 from ...runtime.errors import UserError
-from . import style
+from ...runtime.units import fraction
+from . import panels, style
 
-TIMES = 10  # a difference is shown so many times as large, around grey
 CUT = 3.0  # standard deviations at which a saliency map is cut off, as Tsipras et al. 2019 do
 WRONG = "#b2182b"
 
 
 def gallery(card, tensors):
-    """A column an image: as it is, as the attack left it, and the difference.
+    """A column an image: as it is, as the attack left it, and the difference, whose whole range is ±eps.
 
-    Above the first two stand the network's answer and its confidence, red where it is wrong.
+    Above the first two stand the network's answer and its confidence, red where it is wrong; the true class
+    where that is not what the network said at first.
 
     Args:
         card: of one network.
         tensors: its tensors (`report.cards.tensors`).
     """
     images, attacked = tensors["gallery_images"], tensors["gallery_attacked"]
-    truth = tensors["gallery_labels"]
-    drawn, axes = style.figure(0.55 + 1.25 * len(images), 4.5, 3, len(images))
-    difference = (0.5 + TIMES * (attacked - images)).clip(0, 1)
+    truth, eps = tensors["gallery_labels"], card.settings["card"]["eps"]
+    drawn, axes = style.figure(0.7 + 1.25 * len(images), 4.85, 3, len(images))
     for column, true in enumerate(truth):
-        for row, pictures in enumerate((images, attacked, difference)):
-            _picture(axes[row, column], pictures[column])
+        shown = images[column], attacked[column], difference(images[column], attacked[column], fraction(eps))
+        for row, pixels in enumerate(shown):
+            _picture(axes[row, column], pixels)
         for row, name in enumerate(("clean", "attacked")):
             answer = tensors[f"gallery_{name}_answer"][column]
             confidence = tensors[f"gallery_{name}_confidence"][column]
             words = f"{card.classes[answer]}: {100 * confidence:.0f} %"
-            axes[row, column].set_title(words, color="black" if answer == true else WRONG, pad=3)
-    for row, name in enumerate(("Image", "Attacked", f"Difference × {TIMES}")):
+            if row == 0 and answer != true:
+                words += f"\n(is: {card.classes[true]})"
+            colour = "black" if answer == true else WRONG
+            axes[row, column].set_title(words, color=colour, pad=3, fontsize=7)
+    for row, name in enumerate(("Image", "Attacked", "Difference")):
         axes[row, 0].set_ylabel(name)
+    drawn.supxlabel(
+        f"answer: confidence, red: wrong\ndifference: grey 0,\nblack and white ∓ε, ε = {eps}", fontsize=6
+    )
     return drawn
+
+
+def difference(image, attacked, eps):
+    """What an attack added, in [0, 1]: 0.5 where it is nothing, 0 and 1 where it is -eps and eps."""
+    return (0.5 + (attacked - image) / (2 * eps)).clip(0, 1)
 
 
 def saliency(cards, tensors):
     """A row an image: the image, and the gradient of the loss there for one network after the other.
 
     Networks that were trained without an adversary come first. Each gradient is centred on its mean, cut off
-    at `CUT` standard deviations and stretched to [0, 1]. The number is the alignment of image and gradient;
-    beneath the head, its mean over the card's images.
+    at `CUT` standard deviations and stretched to [0, 1]. Beneath it stands the alignment of image and
+    gradient, in the head its mean over the card's images.
 
     Args:
         cards: of networks judged on the same images.
@@ -57,18 +70,25 @@ def saliency(cards, tensors):
     for i in order:
         if not numpy.array_equal(tensors[i]["first_images"], images):
             raise UserError(f"{cards[i].path}: judged on other images than {cards[order[0]].path}")
-    drawn, axes = _grid(len(images), 1 + len(cards), 0.2, 0.5 + 0.07 * len(images))
+    drawn, axes = _grid(len(images), 1 + len(cards), 0.2, 0.8 + 0.07 * len(images))
     axes[0, 0].set_title("Image", fontsize=7)
     for row, image in enumerate(images):
         _picture(axes[row, 0], image)
         for column, i in enumerate(order, 1):
             _picture(axes[row, column], _stretched(tensors[i]["first_gradients"][row]))
-            axes[row, column].set_xlabel(f"{tensors[i]['first_alignments'][row]:.2f}", fontsize=6, labelpad=1)
+            axes[row, column].set_xlabel(
+                f"α {tensors[i]['first_alignments'][row]:.2f}", fontsize=6, labelpad=1
+            )
     for column, i in enumerate(order, 1):
         kind = "clean-trained" if cards[i].training == "none" else "robust"
         mean = cards[i].figures["alignment"]
-        head = f"{label(cards[i].activation)}\n{kind}\nmean {mean:.2f}"
+        head = f"{label(cards[i].activation)}\n{kind}\nmean α {mean:.2f}"
         axes[0, column].set_title(head, fontsize=6.5, pad=3)
+    words = (
+        "α: how well image and gradient align, |⟨image, gradient⟩| / ‖gradient‖ (of the largest logit)\n"
+        f"mean α: over {cards[order[0]].figures['examples']:,} images"
+    )
+    drawn.supxlabel(words if len(cards) > 2 else words.replace("align, ", "align,\n"), fontsize=6.5)
     return drawn
 
 
@@ -93,12 +113,16 @@ def landscapes(cards, tensors):
             place = {"origin": "lower", "extent": (-1, 1, -1, 1), "interpolation": "bilinear"}
             shown = panel.imshow(losses, norm=shades, cmap="cividis", **place)
             ticks = numpy.linspace(-1, 1, len(losses))
-            panel.contour(ticks, ticks, losses, 6, colors="white", linewidths=0.4)
-            panel.plot(0, 0, marker="+", color="white", markersize=4, markeredgewidth=0.7)
+            levels = MaxNLocator(7).tick_values(losses.min(), losses.max())[1:-1]
+            on = [panels.ink(shown.to_rgba(level)[:3]) for level in levels]  # the colour that a line lies on
+            if len(levels):
+                panel.contour(ticks, ticks, losses, levels, colors=on, linewidths=0.4)
+            here = panels.ink(shown.to_rgba(losses[len(losses) // 2, len(losses) // 2])[:3])
+            panel.plot(0, 0, marker="+", color=here, markersize=4, markeredgewidth=0.7)
             _bare(panel)
     eps = cards[0].settings["card"]["eps"]
     drawn.supxlabel(f"along the gradient's signs, ±{eps}", fontsize=7)
-    drawn.supylabel("along random signs", fontsize=7)
+    drawn.supylabel(f"along random signs, ±{eps}", fontsize=7)
     drawn.colorbar(shown, ax=axes, label="Cross-entropy", pad=0.15 / len(cards), extend="max")
     return drawn
 

@@ -8,9 +8,11 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation
 
 from ...registry import ACTIVATIONS, label
 from ...runtime.files import atomic_path
+from . import panels
 
 COLUMN = 3.5  # inches: one column of a two-column page
 PAGE = 7.2
@@ -80,13 +82,28 @@ def learns(activation):
     return activation in ACTIVATIONS and ACTIVATIONS[activation].learns
 
 
+def written(activation):
+    """The colour in which an activation's name is written on white."""
+    return panels.dark(colour(activation))
+
+
+_DASH, _GAP = 3.0, 1.2
+
+
 def line(activation):
-    """The keyword arguments with which `plot` draws an activation's curve."""
+    """The keyword arguments with which `plot` draws an activation's curve.
+
+    Of curves that coincide more than the last is seen: dashes are above solid lines, and begin elsewhere in
+    each activation's curve, so that in the gaps of one there are the dashes of another.
+    """
     learned = learns(activation)
+    place = list(ACTIVATIONS).index(activation) if activation in ACTIVATIONS else 0
+    dashes = ((_DASH + _GAP) / 2 * (place % 2) + 0.7 * (place // 2 % 3), (_DASH, _GAP))
     return {
         "color": colour(activation),
-        "linestyle": "-" if learned else (0, (3, 1.2)),
+        "linestyle": "-" if learned else dashes,
         "linewidth": 1.3 if learned else 1.1,
+        "zorder": 2.1 if learned else 2.2,
         "label": label(activation),
     }
 
@@ -105,10 +122,34 @@ def marker(activation):
     }
 
 
-def legend(drawn, axes, columns, place="lower"):
-    """One legend for all axes, below ("lower") or above them ("upper")."""
-    handles, names = axes.get_legend_handles_labels()
-    drawn.legend(handles, names, loc=f"outside {place} center", ncols=min(columns, len(names)))
+def legend(drawn, columns, place="lower", handles=None, **options):
+    """One legend for all panels, below ("lower") or above them ("upper"), no wider than the figure.
+
+    Args:
+        drawn: the figure.
+        columns: at most.
+        handles: what it explains; without, every label in the figure once.
+        options: of matplotlib's.
+    """
+    if handles is None:
+        named = {}
+        for panel in drawn.axes:
+            for handle, name in zip(*panel.get_legend_handles_labels(), strict=True):
+                named.setdefault(name, handle)
+    else:
+        named = {handle.get_label(): handle for handle in handles}
+    for count in range(min(columns, len(named)), 0, -1):
+        where = {"loc": f"outside {place} center", "ncols": count}
+        made = drawn.legend(list(named.values()), list(named), **where, **options)
+        if made.get_window_extent(drawn.canvas.get_renderer()).width <= drawn.bbox.width or count == 1:
+            return
+        made.remove()
+
+
+def moved(panel, move):
+    """The transform of a panel's data that puts a marker aside, by so many points to the right and up."""
+    across, up = move
+    return panel.transData + ScaledTranslation(across / 72, up / 72, panel.figure.dpi_scale_trans)
 
 
 def point_key(name, marker, **options):

@@ -46,6 +46,9 @@ class AWP(Method):
     def twice_differentiated(self):
         return self.method.twice_differentiated
 
+    def prepare(self, network, images):
+        self.method.prepare(network, images)
+
     def initial_state(self, images):
         gamma = torch.zeros((), dtype=torch.float64, device=images.device)
         return {**self.method.initial_state(images), "gamma": gamma}

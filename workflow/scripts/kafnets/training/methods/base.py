@@ -73,6 +73,14 @@ class Method:
     # whether the loss has gradients in it, and is differentiated once more
     twice_differentiated = False
 
+    def prepare(self, network, images):
+        """Looks at the network that will be trained, once, before everything else.
+
+        Args:
+            network (Network): with its initial weights, on its device.
+            images (Tensor): as of :meth:`initial_state`.
+        """
+
     def initial_state(self, images):
         """The tensors that an update leaves to the next one, by name; they are part of a checkpoint.
 

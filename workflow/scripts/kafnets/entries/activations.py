@@ -1,6 +1,6 @@
 """Entries of the registry for the kinds of activations, and what their settings may be."""
 
-from .entry import Entry
+from ..entry import Entry
 
 BOOLEAN = {"type": "boolean"}
 SHARE = {"share": {"enum": ["channel", "layer", "network"]}}
@@ -62,6 +62,20 @@ def kaf_with_base(base, label, colour):
     )
 
 
+def lipschitz_kaf(target, label, colour, **settings):
+    kept = ("D", "boundary", "bandwidth", "std", "trainable_dictionary", "trainable_bandwidth")
+    return Entry(
+        f"kafnets.activations.kaf.one_lipschitz:{target}",
+        label=label,
+        settings={**SHARE, **{name: _KAF_SETTINGS[name] for name in kept}, **settings},
+        learns=True,
+        per="channel",
+        backend="kafnets.activations.kaf.functional:active_backend",
+        colour=colour,
+        marker="X",
+    )
+
+
 def learned(target, label, colour, marker, per="channel", decay=0.0, **settings):
     return Entry(
         f"kafnets.activations.{target}",
@@ -84,6 +98,8 @@ SCALE = {"type": "number", "minimum": 0.001, "maximum": 1000}
 ANY_NUMBER = {"type": "number", "minimum": -1000, "maximum": 1000}
 FEW = {"type": "integer", "minimum": 1, "maximum": 100}
 START = {"enum": ["identity", "abs", "leaky_relu", "relu", "elu", "tanh", "gelu", "softplus", "swish"]}
+START_OR_NORMAL = {"enum": ["normal", *START["enum"]]}
+BASES = ("identity", "relu", "elu", "silu")
 TAILS = {"enum": ["linear", "clamp"]}
 
 

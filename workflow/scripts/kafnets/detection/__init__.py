@@ -1,0 +1,1 @@
+"""Detectors of adversarial images, and the attacks of those who know them."""

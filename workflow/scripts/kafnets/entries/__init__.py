@@ -1,0 +1,1 @@
+"""The tables of :mod:`kafnets.registry`, or what its entries are made with; nothing else imports them."""
