@@ -7,7 +7,6 @@ from ..model_zoo import cache_folder
 from ..runtime.errors import UserError
 
 CIFAR10 = "cifar10"
-_ARCHIVE = "cifar-10-python.tar.gz"
 
 
 def prepared(name, entry, source=None):
@@ -16,7 +15,7 @@ def prepared(name, entry, source=None):
     Args:
         name (str): of the registry, or "module:name" of a function of the user's own.
         entry (Entry): its entry.
-        source (Path, optional): archive or folder. CIFAR-10 is downloaded without one.
+        source (Path, optional): archive or folder. Without one what has official files is downloaded.
 
     Raises:
         UserError: when the source is absent or something else.
@@ -26,11 +25,8 @@ def prepared(name, entry, source=None):
     record = path.with_suffix(".json")
     if path.is_file() and record.is_file() and source is None and not entry.own:
         return path  # `load` compares it with its record
-    if name == CIFAR10 and source is None:
-        from ..data.cifar10 import download_cifar10
-
-        source = folder / "raw" / _ARCHIVE
-        download_cifar10(source)
+    if source is None:
+        source = entry.source or _downloaded(name, entry.files, folder / "raw")
     dataset = entry.load()(source, **entry.arguments)
     if not isinstance(dataset, Dataset):
         raise UserError(
@@ -40,3 +36,19 @@ def prepared(name, entry, source=None):
     separate = {name: getattr(dataset, name).clone() for name in ("test_images", "test_labels")}
     save(replace(dataset, **separate), path, record)
     return path
+
+
+def _downloaded(name, files, folder):
+    """The official file of a data set, or the folder of several; None where it has none."""
+    for file in files:
+        if name == CIFAR10:
+            from ..data.cifar10 import download_cifar10
+
+            download_cifar10(folder / file)
+        else:
+            from ..data.official import fetch
+
+            fetch(file, folder / file)
+    if not files:
+        return None
+    return folder / files[0] if len(files) == 1 else folder
