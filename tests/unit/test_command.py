@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from tests.repository import ENVIRONMENT, ROOT
+from tests.unit.data_files import array_set
 
 MODULE = """
 import torch
@@ -144,6 +145,17 @@ def test_several_attacks_a_subset_and_a_data_set_of_ones_own(place):
     assert clean["examples"] == thesis["examples"] == 6 and "eps" not in clean["settings"]
     expected = {"eps": "4/255", "step": "2/255", "iterations": 50, "restarts": 10}
     assert expected.items() <= thesis["settings"].items()
+
+
+def test_a_file_of_arrays_is_a_data_set(place):
+    numpy.savez("set.npz", **array_set(shape=(6, 6)))
+    given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "set.npz", "--output", "out")
+    assert kafnets("evaluate", *given, "--attack", "clean") == 0
+    record = read_json(place[0] / "out/clean.json")
+    assert (record["dataset"], record["examples"]) == ("set", 4)
+    numpy.savez("set.npz", **array_set(shape=(6, 6), test=5))  # another one: prepared again
+    assert kafnets("evaluate", *given[:-1], "again", "--attack", "clean") == 0
+    assert read_json(place[0] / "again/clean.json")["examples"] == 5
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,8 @@ def place(tmp_path_factory):
     config["card"]["run"] = config["certification"]["run"] = []
     (folder / OVERLAY).write_text(yaml.safe_dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--snakefile", ROOT / "Snakefile"]
-    done = subprocess.run(
-        [*command, "--configfile", OVERLAY, "--", "evaluations"],
-        cwd=folder,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-    )
+    command += ["--configfile", OVERLAY, "--", "evaluations"]
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-6000:]
     return folder
 
