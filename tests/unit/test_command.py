@@ -152,7 +152,7 @@ def test_a_file_of_arrays_is_a_data_set(place):
     given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "set.npz", "--output", "out")
     assert kafnets("evaluate", *given, "--attack", "clean") == 0
     record = read_json(place[0] / "out/clean.json")
-    assert (record["dataset"], record["examples"]) == ("set", 4)
+    assert (record["settings"]["dataset"], record["examples"]) == ("set", 4)
     numpy.savez("set.npz", **array_set(shape=(6, 6), test=5))  # another one: prepared again
     assert kafnets("evaluate", *given[:-1], "again", "--attack", "clean") == 0
     assert read_json(place[0] / "again/clean.json")["examples"] == 5
