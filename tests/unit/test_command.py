@@ -226,7 +226,7 @@ def test_what_does_not_fit_is_said_in_one_line(place, options, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("digit", "--data: 'digit' is not known; write one of cifar10, digits"),
+        ("digit", "--data: 'digit' is not known; write one of cifar10, cifar100"),
         ("none.safetensors", "--data: none.safetensors: no such file"),
         ("foreign:seven", "foreign:seven returns a int; let it return a kafnets.data.Dataset"),
     ],
