@@ -49,7 +49,7 @@ def decoded(files, size, channels=3):
         UserError: naming the file that cannot be decoded.
     """
     made = room((len(files), channels, size, size))
-    optional("torchvision.datasets.folder", "data")
+    optional("torchvision.transforms.functional", "data")  # before there are threads
 
     def read(number):
         made[number] = _decoded(files[number], size, channels)
@@ -61,15 +61,14 @@ def decoded(files, size, channels=3):
 
 
 def _decoded(file, size, channels):
-    from torchvision.datasets.folder import pil_loader
-    from torchvision.transforms import functional
-
+    loader = optional("torchvision.datasets.folder", "data").pil_loader
+    functional = optional("torchvision.transforms.functional", "data")
     try:
         with open(file, "rb") as opened:
             begin = opened.read(26)
         if begin.startswith(_PNG) and begin[24:26] == _GREY_OF_16_BITS:
             raise UserError(f"{file}: has 16 bits a pixel; save it with 8")
-        image = pil_loader(str(file))
+        image = loader(str(file))
     except Exception as error:  # Pillow's decoders raise errors of many kinds
         if isinstance(error, UserError) or is_out_of_memory(error):
             raise
