@@ -57,6 +57,7 @@ def path_text(value):
     return 1 <= len(value) <= 4000 and not value.startswith("-")
 
 
+OTHER_DATA = ("cifar100", "svhn", "tiny_imagenet")  # that are downloaded
 TRAINING = (*EXPERIMENT, "training")
 KAF = (*EXPERIMENT, "activation_arguments", "kaf")
 DETECTOR = ("detection", "detectors", "metzen")
@@ -68,13 +69,13 @@ RIGHT = {
     ("container",): or_null(text(r"[A-Za-z0-9_./][A-Za-z0-9_./:@+-]*", 500)),
     ("seeds", 0): lambda value: whole(0, 2**31 - 1)(value) and value != 1,
     ("run", 0): one_of(NAME),
-    ("data", "cifar10", "source"): or_null(path_text),
+    **{("data", name, "source"): or_null(path_text) for name in ("cifar10", *OTHER_DATA)},
     ("data", "published", "source"): or_null(path_text),
     ("data", "published", "url"): text(r"https://raw\.githubusercontent\.com/[A-Za-z0-9._/%~-]+", 4000),
     (*ARCHIVE, "bytes"): whole(1, 1_000_000_000),
     (*ARCHIVE, "sha256"): text("[0-9a-f]{64}", 64),
     (*EXPERIMENT, "title"): text(r"[A-Za-z0-9 ,.()+/-]+", 80),
-    (*EXPERIMENT, "dataset"): one_of("cifar10", "digits", "digits8"),
+    (*EXPERIMENT, "dataset"): one_of("cifar10", *OTHER_DATA, "digits", "digits8"),
     (*EXPERIMENT, "train_examples"): or_null(whole(1, 1400)),
     (*EXPERIMENT, "test_examples"): or_null(whole(1, 397)),
     (*EXPERIMENT, "reference"): or_null(one_of(*REFERENCES)),
@@ -192,7 +193,7 @@ CONTAINERS = [
     ("seeds",),
     ("run",),
     ("data",),
-    ("data", "cifar10"),
+    *(("data", name) for name in ("cifar10", *OTHER_DATA)),
     ("experiments",),
     EXPERIMENT,
     (*EXPERIMENT, "architecture_arguments"),
@@ -235,7 +236,7 @@ CONTAINERS = [
 CLOSED = [
     (),
     ("data",),
-    ("data", "cifar10"),
+    *(("data", name) for name in ("cifar10", *OTHER_DATA)),
     ("data", "published"),
     ARCHIVE,
     EXPERIMENT,

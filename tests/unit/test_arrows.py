@@ -8,7 +8,7 @@ LIBRARY = ROOT / "workflow" / "scripts" / "kafnets"
 # From the bottom up; wings of one line do not import each other.
 WINGS = [
     {"runtime", "chance"},
-    {"entry"},
+    {"entry", "sources"},
     {"entries"},
     {"registry"},
     {"activations", "config", "data"},

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from tests.repository import ENVIRONMENT, ROOT
+from tests.unit.data_files import array_set
 
 MODULE = """
 import torch
@@ -174,6 +175,17 @@ def test_several_attacks_a_subset_and_a_data_set_of_ones_own(place):
     assert expected.items() <= thesis["settings"].items()
 
 
+def test_a_file_of_arrays_is_a_data_set(place):
+    numpy.savez("set.npz", **array_set(shape=(6, 6)))
+    given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "set.npz", "--output", "out")
+    assert kafnets("evaluate", *given, "--attack", "clean") == 0
+    record = read_json(place[0] / "out/clean.json")
+    assert (record["settings"]["dataset"], record["examples"]) == ("set", 4)
+    numpy.savez("set.npz", **array_set(shape=(6, 6), test=5))  # another one: prepared again
+    assert kafnets("evaluate", *given[:-1], "again", "--attack", "clean") == 0
+    assert read_json(place[0] / "again/clean.json")["examples"] == 5
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -246,7 +258,7 @@ def test_what_does_not_fit_is_said_in_one_line(place, options, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ("digit", "--data: 'digit' is not known; write one of cifar10, digits"),
+        ("digit", "--data: 'digit' is not known; write one of cifar10, cifar100"),
         ("none.safetensors", "--data: none.safetensors: no such file"),
         ("foreign:seven", "foreign:seven returns a int; let it return a kafnets.data.Dataset"),
     ],

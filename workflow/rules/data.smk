@@ -1,5 +1,6 @@
 # Data sets, prepared once.
-#   in:  the official archive (downloaded, or data.<name>.source), or what a Python package bundles
+#   in:  the official files (downloaded, or data.<name>.source), a folder or file of the user's own
+#        (datasets.<name>.source), or what a Python package bundles
 #   out: {OUT}/data/{dataset}.safetensors (uint8 images, labels) and {dataset}.json (its checksum)
 # On a cluster these run on the submitting host: it has the internet, and nothing waits in a queue for seconds
 # of work.
@@ -22,9 +23,29 @@ rule download_cifar10:
         f"python {SCRIPT}/download_cifar10.py" " --output {output:q} >> {log:q} 2>&1"
 
 
+rule download_data:
+    output:
+        f"{OUT}/data/raw/{{file}}",
+    log:
+        f"{OUT}/logs/data/download_{{file}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/data/download_{{file}}.jsonl"
+    wildcard_constraints:
+        file=one_of(DOWNLOADED),
+    localrule: True
+    conda:
+        "../../envs/train.yaml"
+    resources:
+        mem_mb=2000,
+        runtime="1h",
+    shell:
+        f"python {SCRIPT}/download_data.py"
+        " --file {wildcards.file:q} --output {output:q} >> {log:q} 2>&1"
+
+
 rule prepare_data:
     input:
-        raw=raw_data,
+        raw=GRID.raw_data,
     output:
         data=f"{OUT}/data/{{dataset}}.safetensors",
         record=f"{OUT}/data/{{dataset}}.json",
@@ -40,7 +61,7 @@ rule prepare_data:
         runtime="30m",
     params:
         code=GRID.data_code,
-        source=lambda wildcards, input: ["--source", input.raw] if input.raw else [],
+        source=lambda wildcards, input: source_option(input.raw),
     shell:
         f"python {SCRIPT}/prepare_data.py"
         " --dataset {wildcards.dataset} {params.source:q}"

@@ -52,6 +52,10 @@ class Entry:
         conflicts: (setting, value, other setting, its allowed value, what is wrong) that exclude each other.
         examples: of a data set, the number of training and of test images.
         classes, channels, size: of a data set, the classes, and the channels and the rows of an image.
+        files: of a data set, the names of its official files, which are downloaded.
+        source: of a user's own data set, the folder or file that `target` is called with.
+        smallest, multiple: of an architecture, the rows that an image must have at least, and must be a
+            multiple of.
         sources: of an attack, whether the models of the experiment's other activations are "needed" or
             "used" by it.
         norm: of an attack, which it takes when none is given.
@@ -82,6 +86,10 @@ class Entry:
     classes: int = field(default=10, repr=False)
     channels: int = field(default=3, repr=False)
     size: int = field(default=32, repr=False)
+    files: tuple = field(default=(), repr=False)
+    source: str = field(default="", repr=False)
+    smallest: int = field(default=1, repr=False)
+    multiple: int = field(default=1, repr=False)
     sources: str = field(default="", repr=False)
     norm: str = field(default="linf", repr=False)
     adaptive: bool = field(default=False, repr=False)

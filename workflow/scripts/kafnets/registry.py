@@ -119,7 +119,8 @@ _SIZES = {
 }
 _BLOCK = {"block": {"enum": ["thesis", "original", "preact"]}}
 ARCHITECTURES = {
-    "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}),
+    # three times halved
+    "vgg": Entry("kafnets.models.vgg:VGG", label="VGG", settings={"dropout": _DROPOUT}, smallest=8),
     **{
         f"resnet{depth}": Entry(
             "kafnets.models.resnet:ResNet", {"depth": depth}, f"ResNet{depth}", settings=_BLOCK
@@ -131,7 +132,13 @@ ARCHITECTURES = {
         label="PreActResNet18",
         settings={"skip_input": {"enum": ["activated", "input"]}},
     ),
-    "lipschitz_cnn": Entry("kafnets.models.lipschitz:LipschitzCNN", label="1-Lipschitz CNN", settings=_SIZES),
+    "lipschitz_cnn": Entry(
+        "kafnets.models.lipschitz:LipschitzCNN",
+        label="1-Lipschitz CNN",
+        settings=_SIZES,
+        smallest=4,
+        multiple=4,
+    ),
     "lipschitz_mlp": Entry("kafnets.models.lipschitz:LipschitzMLP", label="1-Lipschitz MLP", settings=_SIZES),
     "unconstrained_cnn": Entry("kafnets.models.lipschitz:UnconstrainedCNN", label="CNN", settings=_SIZES),
 }
@@ -154,7 +161,29 @@ DATASETS = {
         "kafnets.data.cifar10:prepare_cifar10",
         label="CIFAR-10",
         examples=(50_000, 10_000),
+        files=("cifar-10-python.tar.gz",),
         **_SMALL_IMAGES,
+    ),
+    "cifar100": Entry(
+        "kafnets.data.cifar100:prepare_cifar100",
+        label="CIFAR-100",
+        examples=(50_000, 10_000),
+        files=("cifar-100-python.tar.gz",),
+        **{**_SMALL_IMAGES, "classes": 100},
+    ),
+    "svhn": Entry(
+        "kafnets.data.svhn:prepare_svhn",
+        label="SVHN",
+        examples=(73_257, 26_032),
+        files=("train_32x32.mat", "test_32x32.mat"),
+        **_SMALL_IMAGES,
+    ),
+    "tiny_imagenet": Entry(
+        "kafnets.data.tiny_imagenet:prepare_tiny_imagenet",
+        label="Tiny ImageNet",
+        examples=(100_000, 10_000),
+        files=("tiny-imagenet-200.zip",),
+        **{**_SMALL_IMAGES, "classes": 200, "size": 64},
     ),
     "digits": Entry(
         "kafnets.data.digits:prepare_digits",
@@ -232,6 +261,9 @@ def adopt(config, folders=()):
 
 def _own_entry(where, facts, folders):
     try:
+        kind, _, name = where.partition(".")
+        if kind == "datasets":
+            facts = {"label": name, **(_of_source(name, facts, folders) if facts.get("source") else facts)}
         place = {"folder": folder_of(facts["target"], folders), **facts}
         if "weights" in facts:
             place["weights"] = file_of(facts["weights"], folders)
@@ -239,6 +271,20 @@ def _own_entry(where, facts, folders):
         return Entry(**{**place, **lists, "own": True})
     except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{where}: is no entry ({error}); write a mapping with a target") from None
+
+
+def _of_source(name, facts, folders):
+    """The facts of a data set that has a source; without a target, what its images tell, are among them."""
+    source = path_of(facts["source"], folders)
+    if "target" in facts:
+        return {**facts, "source": source}
+    from . import sources  # a job is told the facts, and looks for none
+
+    given = {key: facts[key] for key in ("size", "channels") if key in facts}
+    try:
+        return {**facts, **sources.described(name, source, **given), "source": source}
+    except UserError as error:
+        raise UserError(f"datasets.{name}.source: {error}") from None
 
 
 def folder_of(target, folders):
@@ -252,8 +298,13 @@ def folder_of(target, folders):
 
 def file_of(name, folders):
     """The path of a file in the first of some folders that has it; the name itself when none has."""
+    return path_of(name, folders, Path.is_file)
+
+
+def path_of(name, folders, is_there=Path.exists):
+    """As :func:`file_of`, of a file or a folder."""
     found = (Path(folder) / name for folder in folders)
-    return next((str(path.resolve()) for path in found if path.is_file()), name)
+    return next((str(path.resolve()) for path in found if is_there(path)), name)
 
 
 def own_names():

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from .. import registry
+from .. import registry, sources
 from ..entry import Entry
 from ..runtime.errors import UserError
 from ..runtime.files import MADE_BY, sha256
@@ -41,7 +41,7 @@ def data_options(parser, required=True):
         "--data",
         required=required,
         help=f"one of {', '.join(registry.DATASETS)}; a prepared file, as results/data/cifar10.safetensors; "
-        "or module:name of a function of yours that returns a kafnets.data.Dataset",
+        "a file of arrays, .npz; or module:name of a function of yours that returns a kafnets.data.Dataset",
     )
     parser.add_argument(
         "--source", type=Path, help="the local archive or folder of a data set that is known by name"
@@ -176,12 +176,15 @@ def data_file(name, source=None):
     if is_target(name):
         folder = registry.folder_of(name, [Path.cwd()])
         entry = Entry(name, folder=folder, own=True)
+    elif path.suffix in sources.ARRAY_FILES and path.is_file():
+        entry = Entry(**sources.described(path.stem, path), source=str(path), own=True)
+        name = path.stem
     else:
         entry = registry.DATASETS.get(name)
     if entry is None:
         raise UserError(
-            f"--data: {name!r} is not known; write one of {_known_data()}, a prepared file (.safetensors) or "
-            "module:name of a function that returns a Dataset"
+            f"--data: {name!r} is not known; write one of {_known_data()}, a prepared file (.safetensors), "
+            "a file of arrays (.npz) or module:name of a function that returns a Dataset"
         )
     from .preparing import prepared
 

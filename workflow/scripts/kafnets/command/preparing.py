@@ -8,7 +8,6 @@ from ..runtime import caches
 from ..runtime.errors import UserError
 
 CIFAR10 = "cifar10"
-_ARCHIVE = "cifar-10-python.tar.gz"
 # The advice of a preparation, which is for who writes a configuration.
 _ADVICE = re.compile(r"; (if it cannot be had, )?set data\.\S+ in config\.yaml .*")
 
@@ -19,7 +18,7 @@ def prepared(name, entry, source=None):
     Args:
         name (str): of the registry, or "module:name" of a function of the user's own.
         entry (Entry): its entry.
-        source (Path, optional): archive or folder. CIFAR-10 is downloaded without one.
+        source (Path, optional): archive or folder. Without one what has official files is downloaded.
 
     Raises:
         UserError: when the source is absent or something else.
@@ -29,8 +28,8 @@ def prepared(name, entry, source=None):
     if path.is_file() and record.is_file() and source is None and not entry.own:
         return path  # `load` compares it with its record
     try:
-        if name == CIFAR10 and source is None:
-            source = _downloaded(path.parent / "raw" / _ARCHIVE)
+        if source is None:
+            source = entry.source or _downloaded(name, entry.files, path.parent / "raw")
         dataset = entry.load()(source, **entry.arguments)
     except UserError as error:
         advice = "; let --source name a copy of the official archive, or its unpacked folder"
@@ -45,8 +44,17 @@ def prepared(name, entry, source=None):
     return path
 
 
-def _downloaded(path):
-    from ..data.cifar10 import download_cifar10
+def _downloaded(name, files, folder):
+    """The official file of a data set, or the folder of several; None where it has none."""
+    for file in files:
+        if name == CIFAR10:
+            from ..data.cifar10 import download_cifar10
 
-    download_cifar10(caches.to_write(path))
-    return path
+            download_cifar10(caches.to_write(folder / file))
+        else:
+            from ..data.official import fetch
+
+            fetch(file, caches.to_write(folder / file))
+    if not files:
+        return None
+    return folder / files[0] if len(files) == 1 else folder

@@ -55,6 +55,7 @@ def validate(config, schema_path, published_path=None, folders=(), elsewhere=Fal
                 problem = f"has the name of a table of {name}"
                 raise error_at(("run",), f"{name}_{table}", problem, "write another name for the experiment")
         _check_sources_of_attacks(config, name)
+        _check_classes(config, name)
         _check_source(config, experiment["dataset"])
         if "weights" in experiment:
             _check_source(config, experiment["weights"])
@@ -113,6 +114,27 @@ def _check_sources_of_attacks(config, experiment):
                 raise error_at(("experiments", experiment, "activations"), activations, problem, allowed)
 
 
+def _check_classes(config, experiment):
+    """Attacks that aim at other classes need as many."""
+    dataset = config["experiments"][experiment]["dataset"]
+    classes = DATASETS[dataset].classes
+    for attack in config["evaluation"]["run"]:
+        settings = config["evaluation"]["attacks"][attack]
+        needed = _classes_for(settings)
+        if classes < needed:
+            problem = f"needs {needed} classes, and {dataset} of {experiment} has {classes}"
+            allowed = f"write another attack, or leave {attack} out of evaluation.run"
+            raise error_at(("evaluation", "attacks", attack, "method"), settings["method"], problem, allowed)
+
+
+def _classes_for(settings):
+    """How many classes an attack needs: its targets and the true one; for a DLR loss three, or four."""
+    targets = settings.get("targets", 0)
+    if settings["method"] in ("autoattack", "apgd_t"):
+        return 4
+    return max(targets + 1, (4 if targets else 3) if settings.get("loss") == "dlr" else 2)
+
+
 def _check_card(card, experiments):
     choose(("card", "run"), card["run"], experiments)
     for key in ("eps", "step"):
@@ -161,6 +183,7 @@ def _check_experiment(path, experiment, published, schema):
     if published is not None and experiment["reference"] is not None:
         choose((*path, "reference"), experiment["reference"], published)
     _check_examples(path, experiment)
+    _check_size(path, experiment)
     _check_arguments(path, experiment, schema)
     if "weights" in experiment:
         _check_published(path, experiment)
@@ -248,6 +271,18 @@ def _check_examples(path, experiment):
         if wanted is not None and wanted > most:
             allowed = f"write at most {most}, or null for all {most}"
             raise error_at((*path, key), wanted, f"is more than {experiment['dataset']} has", allowed)
+
+
+def _check_size(path, experiment):
+    """An architecture may take no images as small as the data set's, or not of each size."""
+    entry, size = ARCHITECTURES[experiment["architecture"]], DATASETS[experiment["dataset"]].size
+    if size < entry.smallest or size % entry.multiple:
+        wanted = f"at least {entry.smallest} rows" + (
+            f", and a multiple of {entry.multiple}" if entry.multiple > 1 else ""
+        )
+        problem = f"has images of {size} x {size}, and {experiment['architecture']} takes those of {wanted}"
+        allowed = "write another architecture or data set (of a folder of images, another size)"
+        raise error_at((*path, "dataset"), experiment["dataset"], problem, allowed)
 
 
 def _check_batch_size(path, experiment):

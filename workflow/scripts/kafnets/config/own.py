@@ -28,10 +28,14 @@ def check(config, folders, elsewhere=False):
             if taken or (name in table and not table[name].own):
                 problem = "has the name of one that comes with the repository"
                 problem = "has the name of an architecture" if taken else problem
-                raise error_at(path, facts["target"], problem, "write another name")
+                raise error_at(path, facts.get("target", facts.get("source")), problem, "write another name")
+            if kind == "datasets":
+                _check_data(path, facts, list(folders))
+            if "target" not in facts:
+                continue
             _check_target((*path, "target"), facts["target"], list(folders), elsewhere)
             if kind == "networks":
-                _check_weights((*path, "weights"), facts["weights"], list(folders))
+                _check_file((*path, "weights"), facts["weights"], list(folders), Path.is_file)
             required = facts.get("required", [])
             for setting in required:
                 if setting not in facts.get("settings", {}) and setting not in SETTINGS:
@@ -39,15 +43,42 @@ def check(config, folders, elsewhere=False):
                     raise UserError(f"{where}: is missing; write what it may be, as in {{type: number}}")
 
 
-def _check_weights(path, weights, folders):
-    file = registry.file_of(weights, folders)
-    if not Path(file).is_file():
+def _check_data(path, facts, folders):
+    """Of a data set either a function makes it, or its images lie in a folder or a file."""
+    if "target" not in facts and "source" not in facts:
+        where = dotted((*path, "source"))
+        raise UserError(
+            f"{where}: is missing; write the path of a folder of images or of a file of arrays, or write "
+            "target, examples and classes"
+        )
+    if "target" in facts:
+        for key, example in (("examples", "[1000, 200]"), ("classes", "10")):
+            if key not in facts:
+                raise UserError(f"{dotted((*path, key))}: is missing; write {key}, as in {example}")
+    else:
+        for key in ("arguments", "examples", "classes"):
+            if key in facts:
+                problem = "is what the images tell by themselves"
+                raise error_at((*path, key), facts[key], problem, "write it only beside target")
+        if facts.get("channels", 3) not in (1, 3):
+            raise error_at(
+                (*path, "channels"), facts["channels"], "is not possible for images", "write 1 or 3"
+            )
+    if "source" in facts:
+        _check_file((*path, "source"), facts["source"], folders, Path.exists)
+
+
+def _check_file(path, name, folders, is_there):
+    file = registry.path_of(name, folders, is_there)
+    if not is_there(Path(file)):
         searched = ", ".join(dict.fromkeys(str(Path(one).resolve()) for one in folders)) or "none"
-        problem = f"is no file, seen from the folders {searched}"
-        raise error_at(path, weights, problem, "write the path of the weights")
+        kind = "no file" if is_there is Path.is_file else "no file and no folder"
+        problem = f"is {kind}, seen from the folders {searched}"
+        of_what = "weights" if path[-1] == "weights" else "images"
+        raise error_at(path, name, problem, f"write the path of the {of_what}")
     if set(file) & set("{}<>"):
         problem = f"is {file}, and Snakemake expands {{ }} < > in names"
-        raise error_at(path, weights, problem, "rename the folder, or link to the file from elsewhere")
+        raise error_at(path, name, problem, "rename the folder, or link to the file from elsewhere")
 
 
 def _check_target(path, target, folders, elsewhere):

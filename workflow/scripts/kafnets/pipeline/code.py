@@ -32,6 +32,18 @@ _NO_PART = {
     LIBRARY: "9d2f0fef6cfbbbc2a0c9fbb37814ae4775a959fdf54e9279a1c542438a13ec5c",
     f"{LIBRARY}.runtime.records": "f9edf51b1dcf46bc4a4c6481c617664e5888c75c1e0f4c3298a88bb078218a4a",
 }
+# Files that were rewritten such that every result stays what it was, to the bit, which tests show: the
+# checksum of the file as it is now, and that of the file for which it is taken. Edited again, it counts.
+_REWRITTEN = {
+    f"{LIBRARY}.data.dataset": (
+        "365af3489924785254dbcc74c63d5915579edc4f31efad4790b7b89461bc7f7c",
+        "db107b2a38cacc3315ee86eea82dd9ec100b34716ef85a356cfdc4aa19310ce8",
+    ),
+    f"{LIBRARY}.training.selection": (
+        "ffd966f7e3b4ec9c23cf7c5fb1bad2b212ab467097389459f28f2bd543d17df2",
+        "fa9ec2bcdfaec5bd4764b1e1bffc20a890821760ff4e8a6de29f8560902ec76e",
+    ),
+}
 _FILE_NAME = re.compile(r"\w+\.[a-z]+")
 # Fields of syntax trees that say nothing more: "load" or "store" follows from the place; u"" is "".
 _LEFT_OUT = {"ctx", "kind", "type_comment"}
@@ -93,8 +105,14 @@ def checksum(script, modules=(), beside=()):
     """
     digest = hashlib.sha256()
     for name, path in files(script, tuple(sorted(set(modules))), beside):
-        digest.update(f"{name}\0{_NO_PART.get(name) or _checksum_of(path)}\0".encode())
+        digest.update(f"{name}\0{_NO_PART.get(name) or _as_before(name, _checksum_of(path))}\0".encode())
     return digest.hexdigest()
+
+
+def _as_before(name, found):
+    """The checksum of a file, or that of the one for which it is taken."""
+    now, before = _REWRITTEN.get(name, (None, None))
+    return before if found == now else found
 
 
 @functools.cache

@@ -6,14 +6,17 @@ wildcards take anything with the attributes `experiment`, `activation`, `seed`, 
 
 import functools
 import json
+import os
 
-from .. import registry
+from .. import registry, sources
 from ..config import certification, slices
 from . import code
 
 # What each rule of the report reads of the cells beside records: see `Grid.manifest`.
 TABLES = ("", "_attacks", "_differences")
 FORMATS = ("tex", "csv", "md")
+# Data sets of which also an unpacked folder is a few files, each compared with its checksum when it is read.
+_FEW_FILES = ("cifar10", "cifar100", "svhn")
 
 
 class Grid:
@@ -346,7 +349,21 @@ class Grid:
         return code.of_step("card.py", self._network(wildcards, wildcards.activation, *sources))
 
     def data_code(self, wildcards):
-        return code.of_step("prepare_data.py", [registry.DATASETS[wildcards.dataset]])
+        """What preparing a data set runs; of a folder of images, also the state of the files in it."""
+        found = code.of_step("prepare_data.py", [registry.DATASETS[wildcards.dataset]])
+        source = self.data_source(wildcards.dataset)
+        many = source is not None and wildcards.dataset not in _FEW_FILES and os.path.isdir(source)
+        return f"{found} {sources.state(source)}" if many else found
+
+    def data_source(self, dataset):
+        """The folder or file that the configuration names for a data set, or None."""
+        chosen = self.config["data"].get(dataset, {}).get("source")
+        return registry.DATASETS[dataset].source or chosen
+
+    def raw_data(self, wildcards):
+        """The raw files of a data set: its source, or what is downloaded; none of one in a package."""
+        files = [f"{self.out}/data/raw/{name}" for name in registry.DATASETS[wildcards.dataset].files]
+        return self.data_source(wildcards.dataset) or (files[0] if len(files) == 1 else files)
 
     def _network(self, wildcards, *activations):
         if wildcards.experiment in self.own:

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 
 from ..attacks.pgd import pgd
+from ..data.dataset import chosen
 from ..runtime.units import fraction
 
 HELD_OUT_SEED = 20200226  # draws the images that are held out, the same ones for every seed of a training
@@ -35,7 +36,7 @@ def split(dataset, settings):
     order = torch.randperm(len(dataset.train_labels), generator=generator)
     held, left = order[: options["examples"]], order[options["examples"] :].sort().values
     images, labels = dataset.train_images, dataset.train_labels
-    rest = dataclasses.replace(dataset, train_images=images[left], train_labels=labels[left])
+    rest = dataclasses.replace(dataset, train_images=chosen(images, left), train_labels=labels[left])
     return rest, (images[held], labels[held])
 
 
