@@ -13,7 +13,7 @@ from . import code
 
 # What each rule of the report reads of the cells beside records: see `Grid.manifest`.
 TABLES = ("", "_attacks", "_differences")
-FORMATS = ("tex", "csv", "md")
+FORMATS = ("tex", "csv", "md", "json")
 
 
 class Grid:
@@ -146,7 +146,11 @@ class Grid:
 
     @property
     def card_tables(self):
-        return [f"{self.out}/cards/{name}.{kind}" for name in self.card_experiments for kind in ("csv", "md")]
+        return [
+            f"{self.out}/cards/{name}.{kind}"
+            for name in self.card_experiments
+            for kind in ("csv", "md", "json")
+        ]
 
     @property
     def card_plots(self):
