@@ -9,7 +9,7 @@ import pandas
 import pytest
 from kafnets.config.slices import WORST_CASE
 from kafnets.report import json_tables, manifest, summary, tables
-from kafnets.report.page import document, figures, html_tables, markup, networks, prose
+from kafnets.report.page import document, figures, html_tables, markup, networks, prose, reading
 from kafnets.report.page.markup import Markup, element
 from kafnets.report.typesetting import NOT_RUN, Cell, Column, Table
 from kafnets.runtime.errors import UserError
@@ -127,6 +127,14 @@ def test_figures_are_whole_and_have_words(parsed, built):
     captions = " ".join(text for _, text in parsed.of("figcaption"))
     assert "Accuracy against robustness of vgg: up and to the right is better." in captions
     assert "Accuracy and robustness (pgd) of resnet" in captions and "snakemake" not in captions
+
+
+def test_of_many_networks_it_leads_to_the_shapes(built, monkeypatch):
+    monkeypatch.setattr(reading, "MOST_BYTES", 1000)
+    page = Parsed(built.page())
+    assert len(page.of("img")) == 2 * 2
+    links = [attributes["href"] for attributes, text in page.of("a") if text == "learned activations"]
+    assert links == [str(built.folder / f"plots/{name}/kafs_kaf_seed0.png") for name in TITLES]
 
 
 def test_the_numbers_are_those_of_the_tables(parsed, built):
@@ -317,7 +325,7 @@ def test_a_place_that_is_not_known_is_refused():
 
 def test_what_is_missing_is_said_in_one_line(built, tmp_path):
     for change, words in (
-        ("tables", "cannot"),
+        ("tables", "no such file"),
         ("figures", "captions"),
     ):
         settings = json.loads(json.dumps(built.settings))

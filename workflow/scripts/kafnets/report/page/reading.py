@@ -7,6 +7,9 @@ from . import figures
 from .document import Experiment, Figure
 from .networks import Network
 
+# Of the drawings of networks' activations: with more the page would be slow to open, and only leads to them.
+MOST_BYTES = 10_000_000
+
 
 def experiments(settings, folder, manifest_path, summary_path, captions):
     """The experiments of the page, list of `document.Experiment`.
@@ -22,7 +25,7 @@ def experiments(settings, folder, manifest_path, summary_path, captions):
     runs = {}
     for run in manifest.read_manifest(manifest_path):
         runs.setdefault(run.experiment, []).append(run)
-    none = rows.iloc[:0]
+    none, shows = rows.iloc[:0], _are_few(settings, folder)
     return [
         Experiment(
             name=name,
@@ -30,13 +33,26 @@ def experiments(settings, folder, manifest_path, summary_path, captions):
             headline=chosen["headline"],
             tables=[json_tables.read(folder / path) for path in chosen["tables"]],
             networks=[
-                _network(run, by_cell.get((run.experiment, run.activation, run.seed), none), chosen, folder)
+                _network(
+                    run, by_cell.get((run.experiment, run.activation, run.seed), none), chosen, folder, shows
+                )
                 for run in runs[name]
             ],
             figures=[_figure(name, kind, chosen, settings, folder, captions) for kind in chosen["figures"]],
         )
         for name, chosen in settings["experiments"].items()
     ]
+
+
+def _are_few(settings, folder):
+    """Whether the drawings of all networks' activations are small enough to be part of the page."""
+    files = (
+        folder / "plots" / name / f"kafs_{network}.svg"
+        for name, chosen in settings["experiments"].items()
+        for network, kinds in chosen["drawn"].items()
+        if "kafs" in kinds
+    )
+    return sum(path.stat().st_size for path in files if path.exists()) <= MOST_BYTES
 
 
 def _figure(experiment, kind, chosen, settings, folder, captions):
@@ -53,20 +69,20 @@ def _figure(experiment, kind, chosen, settings, folder, captions):
     )
 
 
-def _network(run, rows, chosen, folder):
+def _network(run, rows, chosen, folder, shows_shapes):
     record = manifest.training_record(run)
     history = manifest.read_history(run) if run.history is not None else None
     card_path = folder / "cards" / run.experiment / run.activation / f"seed{run.seed}.json"
     plots, end = folder / "plots" / run.experiment, f"_{run.activation}_seed{run.seed}"
     drawn = {kind: plots / f"{kind}{end}" for kind in chosen["drawn"].get(end.removeprefix("_"), ())}
-    shapes = drawn.pop("kafs", None)
+    shapes = drawn["kafs"].with_name(f"kafs{end}.svg") if "kafs" in drawn and shows_shapes else None
     return Network(
         run=run,
         record=record,
         history=history,
         rows=rows,
         card=cards.read(card_path) if chosen["cards"] else None,
-        shapes=shapes and str(shapes.with_name(f"{shapes.name}.svg")),
+        shapes=shapes and str(shapes),
         files={
             **_files(run),
             **({"card": card_path} if chosen["cards"] else {}),
@@ -75,7 +91,11 @@ def _network(run, rows, chosen, folder):
     )
 
 
-_PICTURES = {"gallery": "gallery of attacked images", "layers": "outputs of its layers"}
+_PICTURES = {
+    "kafs": "learned activations",
+    "gallery": "gallery of attacked images",
+    "layers": "outputs of its layers",
+}
 
 
 def _files(run):
