@@ -4,7 +4,7 @@ import math
 
 from .markup import element
 
-WIDTH, HEIGHT, MARGIN = 320, 96, 6
+WIDTH, HEIGHT, MARGIN = 320, 100, 10
 CURVES = {
     "clean_accuracy": "clean",
     "probe_fgsm_accuracy": "held out, one step (FGSM)",
@@ -25,13 +25,16 @@ def drawing(history):
         element("line", x1=0, x2=WIDTH, y1=_height(share), y2=_height(share), class_="grid")
         for share in (0, 0.5, 1)
     )
+    scale = (
+        element("text", f"{share:.0%}", x=WIDTH, y=_height(share) - 1.5, class_="scale") for share in (0.5, 1)
+    )
     said = "; ".join(f"{CURVES[name]} {points[-1][1]:.0%}" for name, points in measured.items())
     alt = f"Accuracy over {len(history)} epochs, from 0 to 100 %. At the end: {said}."
     keys = [
         element("li", element("span", aria_hidden="true", class_=name), f"{CURVES[name]} {points[-1][1]:.1%}")
         for name, points in measured.items()
     ]
-    drawn = element("svg", *grid, *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=alt)
+    drawn = element("svg", *grid, *scale, *lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=alt)
     return element("div", drawn, element("ul", *keys, class_="keys"), class_="history")
 
 

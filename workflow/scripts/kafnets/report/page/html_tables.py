@@ -35,7 +35,7 @@ def grid(shown, links=()):
     rows = [_row(row, link) for row, link in itertools.zip_longest(shown.rows, linked[: len(shown.rows)])]
     return element(
         "table",
-        element("thead", _groups(shown.columns), element("tr", map(_head, shown.columns))),
+        element("thead", _groups(shown.columns), element("tr", _heads(shown.columns, shown.rows))),
         element("tbody", *rows[:fixed], class_="fixed") if fixed else None,
         element("tbody", *rows[fixed:]),
         class_="sortable",
@@ -55,6 +55,12 @@ def sort_key(text):
     return number[1].replace(",", "") if number else None
 
 
+def data_cell(text, *content):
+    """A cell of a table, sorted by its text: a number, or a word."""
+    key = sort_key(text)
+    return element("td", *content, data_sort=key, class_="text" if key is None else None)
+
+
 def _groups(columns):
     """A line above the heads that says which columns belong together, when there are several groups."""
     groups = [(name, len(list(members))) for name, members in itertools.groupby(columns, lambda c: c.group)]
@@ -67,8 +73,10 @@ def _groups(columns):
     return element("tr", *cells, class_="groups")
 
 
-def _head(column):
-    return element("th", column.head, scope="col")
+def _heads(columns, rows):
+    for place, column in enumerate(columns):
+        keys = {sort_key(row[place].text) for row in rows} - {""}
+        yield element("th", column.head, scope="col", class_="text" if keys == {None} else None)
 
 
 def _row(row, link):
@@ -83,7 +91,7 @@ def _cell(cell):
         text = (text, element("small", f" ± {cell.deviation}"))
     if cell.interval:
         text = (text, " ", element("small", cell.interval, class_="interval"))
-    return element("td", text, _note(cell), data_sort=sort_key(cell.text))
+    return data_cell(cell.text, text, _note(cell))
 
 
 def _text(cell):

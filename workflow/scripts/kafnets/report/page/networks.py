@@ -157,7 +157,7 @@ def _verdicts(rows):
 def _verdict_row(row):
     right = round(row.clean_accuracy * row.examples)
     return (
-        Cell(row.attack.replace("_", " ")),
+        Cell(row.attack),
         Cell(NOT_RUN if row.eps != row.eps else row.eps),
         Cell(f"{row.examples:,}"),
         Cell(f"{right:,}"),

@@ -6,7 +6,7 @@ Headings, paragraphs, lists, tables, figures, emphasis, code and links; anything
 import itertools
 import re
 
-from .html_tables import scrolling, sort_key
+from .html_tables import data_cell, scrolling
 from .markup import element, join
 
 _INLINE = re.compile(
@@ -117,8 +117,5 @@ def _table(lines, link):
 
 def _row(row, link):
     first, *others = row
-    cells = (
-        element("td", inline(cell, link), data_sort=sort_key(cell.replace("*", "").strip()))
-        for cell in others
-    )
+    cells = (data_cell(cell.replace("*", "").strip(), inline(cell, link)) for cell in others)
     return element("tr", element("th", inline(first, link), scope="row"), *cells)

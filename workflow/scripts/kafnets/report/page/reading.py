@@ -8,7 +8,7 @@ from .document import Experiment, Figure
 from .networks import Network
 
 # Of the drawings of networks' activations: with more the page would be slow to open, and only leads to them.
-MOST_BYTES = 10_000_000
+MOST_BYTES = 5_000_000
 
 
 def experiments(settings, folder, manifest_path, summary_path, captions):
