@@ -323,14 +323,13 @@ def test_a_place_that_is_not_known_is_refused():
 # -- the script
 
 
-def test_what_is_missing_is_said_in_one_line(built, tmp_path):
-    for change, words in (
-        ("tables", "no such file"),
-        ("figures", "captions"),
-    ):
-        settings = json.loads(json.dumps(built.settings))
-        settings["experiments"]["vgg"][change] = ["nothing"]
-        arguments = ["--settings", json.dumps(settings), *built.arguments[2:-1], tmp_path / "page.html"]
-        code, said = here("render_page.py", *arguments)
-        assert code == 2 and said.count("\n") == 1 and words in said
-        assert not (tmp_path / "page.html").exists()
+@pytest.mark.parametrize("change", [{"tables": ["tables/nothing.json"]}, {"figures": ["history"]}])
+def test_what_is_missing_is_said_in_one_line(built, tmp_path, change):
+    settings = json.loads(json.dumps(built.settings))
+    settings["experiments"]["vgg"] |= change
+    settings["kinds"]["history"] = {"label": "training curves", "params": {}}
+    place = built.arguments.index("--captions") + 1
+    given = [*built.arguments[:place], CAPTIONS / "history.rst", *built.arguments[place:-1]]
+    code, said = here("render_page.py", "--settings", json.dumps(settings), *given[2:], tmp_path / "a.html")
+    assert code == 2 and said.count("\n") == 1 and re.search(r"(nothing.json|history.svg): ", said)
+    assert not (tmp_path / "a.html").exists()
