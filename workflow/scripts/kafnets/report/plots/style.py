@@ -72,6 +72,8 @@ def save(drawn, pdf, png):
         (Path(png).with_suffix(".svg"), "svg", {"Date": None}),
     )
     for path, kind, metadata in files:
+        if kind == "svg":  # its parts lie as in the PNG: to lay them out again would take half of the time
+            drawn.set_layout_engine("none")
         content = io.BytesIO()  # matplotlib on a full disk ends in an error that does not say so
         drawn.savefig(content, format=kind, metadata=metadata)
         with atomic_path(path) as temporary:
