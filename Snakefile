@@ -24,6 +24,7 @@ include: "workflow/rules/certify.smk"
 include: "workflow/rules/detect.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/plots.smk"
+include: "workflow/rules/page.smk"
 
 
 rule all:
@@ -39,6 +40,7 @@ rule all:
         DETECTIONS.tables,
         DETECTIONS.plots,
         GRID.study,
+        PAGE.file,
 
 
 rule models:

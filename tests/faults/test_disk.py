@@ -127,21 +127,26 @@ SCRIPTS = {
     ),
     "render_tables.py": (
         tables,
-        {f"tiny{part}.{kind}" for part in ("", "_attacks", "_differences") for kind in ("tex", "csv", "md")},
+        {
+            f"tiny{part}.{kind}"
+            for part in ("", "_attacks", "_differences")
+            for kind in ("tex", "csv", "md", "json")
+        },
     ),
     "render_cards.py": (
         lambda target, finished, _: [
             *("--cards", finished / "card.json", "--title", "tiny"),
             *("--csv", target / "cards.csv", "--md", target / "cards.md"),
+            *("--json", target / "cards.json"),
         ],
-        {"cards.csv", "cards.md"},
+        {"cards.csv", "cards.md", "cards.json"},
     ),
     "plot_lr_range.py": (
         lambda target, finished, _: [
             *("--csv", finished / "lr_range.csv", "--json", finished / "lr_range.json"),
             *("--pdf", target / "lr_range.pdf", "--png", target / "lr_range.png"),
         ],
-        {"lr_range.pdf", "lr_range.png"},
+        {"lr_range.pdf", "lr_range.png", "lr_range.svg"},
     ),
 }
 

@@ -140,6 +140,7 @@ def test_the_newer_of_other_files_stays(places):
         ("models/e/kaf/seed1/history.csv", ("models/e/kaf/seed1", "record")),
         (f"evaluations/e/kaf/seed0/resume-thesis_pgd-{NAME}.ckpt", ("evaluations/e/kaf/seed0", "thesis_pgd")),
         ("evaluations/e/kaf/seed0/pgd.safetensors", ("evaluations/e/kaf/seed0", "pgd")),
+        ("cards/e.json", None),  # the table of an experiment
         ("summary.csv", None),
         ("logs/train/e/kaf/seed0.log", None),
     ],

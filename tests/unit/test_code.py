@@ -157,6 +157,20 @@ def test_the_code_of_cards_tables_and_plots(place, tmp_path):
     kaf = place.files("kaf")
     shapes = place.run("plot_kafs.py", "--model", kaf["model"], "--record", kaf["record"], *drawn)
     check(shapes, "plot_kafs.py", RESNET, registry.ACTIVATIONS["kaf"])
+    one = {
+        "title": "t",
+        "headline": "clean",
+        "tables": ["tiny.json"],
+        "figures": [],
+        "drawn": {},
+        "cards": False,
+    }
+    page = json.dumps({"experiments": {"tiny": one}, "kinds": {}, "card": {}})
+    of_page = ("--settings", page, "--folder", tmp_path, "--summary", summary, "--captions")
+    written = ("--manifest", place.grid.manifest_file, "--output", tmp_path / "results.html")
+    check(place.run("render_page.py", *of_page, *written), "render_page.py")
+    names = {name.rpartition("/")[2] for name, _ in code.files("render_page.py")}
+    assert {"page.css", "page.js"} <= names, "how it looks counts too"
     schedule = json.dumps({"activations": {"relu": place.config["experiments"]["tiny"]["training"] | RATES}})
     check(place.run("plot_schedule.py", "--settings", schedule, *drawn), "plot_schedule.py")
 
@@ -220,7 +234,9 @@ def test_the_code_of_certificates(place, tmp_path):
     kaf = registry.ACTIVATIONS["kaf"]
     check(loaded, "certify.py", RESNET, kaf, registry.CERTIFICATES["smoothing"])
     of_table = ("--settings", json.dumps(settings), "--records", files["record"])
-    texts = [part for kind in ("csv", "md", "tex") for part in (f"--{kind}", tmp_path / f"table.{kind}")]
+    texts = [
+        part for kind in ("csv", "md", "tex", "json") for part in (f"--{kind}", tmp_path / f"table.{kind}")
+    ]
     check(place.run("render_certificates.py", *of_table, *texts), "render_certificates.py")
     drawn = ("--pdf", tmp_path / "plot.pdf", "--png", tmp_path / "plot.png")
     check(place.run("plot_certified_radii.py", *of_table, *drawn), "plot_certified_radii.py")

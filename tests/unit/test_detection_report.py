@@ -172,8 +172,8 @@ def test_the_scripts_write_the_same_files_again(paths, tmp_path):
         assert here("plot_detection.py", *options, *drawn)[0] == 0
         written.append({path.name: path.read_bytes() for path in sorted(output.iterdir())})
     assert written[0] == written[1]
-    tables = {f"tiny{table}.{kind}" for table in ("", "_attacks") for kind in ("csv", "md", "tex")}
-    assert set(written[0]) == {*tables, "plot.pdf", "plot.png"}
+    tables = {f"tiny{table}.{kind}" for table in ("", "_attacks") for kind in ("csv", "md", "tex", "json")}
+    assert set(written[0]) == {*tables, "plot.pdf", "plot.png", "plot.svg"}
 
 
 def test_the_curves_are_drawn(guarded):

@@ -68,7 +68,7 @@ def test_the_same_bytes_again_and_no_title_over_another(name, cards, tmp_path):
     drawn = draw_all(cards)[name]()
     style.save(drawn, tmp_path / "1.pdf", tmp_path / "1.png")
     style.save(draw_all(cards)[name](), tmp_path / "2.pdf", tmp_path / "2.png")
-    for kind in ("pdf", "png"):
+    for kind in ("pdf", "png", "svg"):
         assert (tmp_path / f"1.{kind}").read_bytes() == (tmp_path / f"2.{kind}").read_bytes()
     titles = [text for axes in drawn.axes for text in (axes.title, axes._left_title, axes.xaxis.label)]
     found = boxes(drawn, titles)

@@ -271,7 +271,7 @@ def test_the_scripts_write_and_print_the_table(results, tmp_path):
     runs = manifest.read_manifest(results.manifest())
     published = manifest.read_published(PUBLISHED, "vgg")
     texts = tables.texts(summary.summarize(runs), runs, "vgg", SETTINGS, published)
-    assert len(texts) == 9
+    assert len(texts) == 12
     assert {path.name: path.read_text() for path in folder.iterdir()} == {
         f"vgg{suffix}": text for suffix, text in texts.items()
     }

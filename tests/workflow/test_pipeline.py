@@ -44,17 +44,22 @@ def read_summary(folder):
 
 def test_every_file_is_there(folder):
     out = folder / "results/tiny"
-    for suffix in ("tex", "csv", "md"):
+    for suffix in ("tex", "csv", "md", "json"):
         for table in ("", "_attacks", "_differences"):
             assert (out / f"tables/tiny_resnet8{table}.{suffix}").stat().st_size > 100
         assert (out / f"certificates/tiny_resnet8.{suffix}").stat().st_size > 100
     for kind in ("tradeoff", "history", "iterations", "schedule", "kafs_kaf_seed0"):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
+        assert "</svg>" in (out / f"plots/tiny_resnet8/{kind}.svg").read_text(encoding="utf-8")
     of_cards = ("radii", "depth", "saliency", "landscapes", "gallery_kaf_seed0", "layers_relu_seed0")
     for kind in ("classes", "certified_radii", "certified_accuracy", *of_cards):
         assert (out / f"plots/tiny_resnet8/{kind}.pdf").read_bytes().startswith(b"%PDF")
         assert (out / f"plots/tiny_resnet8/{kind}.png").read_bytes().startswith(b"\x89PNG")
+    page = (out / "results.html").read_text(encoding="utf-8")
+    assert "ResNet8, tiny" in page and page.count("<img") == 12 and page.count("<details") == 4
+    for path in ("cards/tiny_resnet8/kaf/seed1.json", "plots/tiny_resnet8/gallery_kaf_seed0.png"):
+        assert f'href="{path}"' in page and (out / path).is_file()
     assert not list(out.rglob("resume-*"))  # finished runs leave no checkpoint
 
 
@@ -299,7 +304,7 @@ def test_the_report_opens_in_a_browser(folder, tmp_path):
         text=True,
         timeout=120,
     )
-    assert "Tables" in shown.stdout and "Plots" in shown.stdout
+    assert all(category in shown.stdout for category in ("Tables", "Plots", "Results page"))
 
 
 @pytest.mark.parametrize("conda", [False, True])

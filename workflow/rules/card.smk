@@ -1,7 +1,7 @@
 # The evaluation card of each network of the experiments in card.run; the pictures drawn from it are in plots.smk.
 #   in:  {OUT}/models/.../model.safetensors, of other activations too, {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/cards/{experiment}/{activation}/ seed{seed}.json (figures, checks), seed{seed}.safetensors (pictures),
-#        {OUT}/cards/{experiment}.{csv,md}
+#        {OUT}/cards/{experiment}.{csv,md,json}
 
 
 rule card:
@@ -51,6 +51,7 @@ rule render_cards:
             labels={"experiment": "{experiment}", "table": "evaluation cards"},
         ),
         md=f"{OUT}/cards/{{experiment}}.md",
+        json=f"{OUT}/cards/{{experiment}}.json",
     log:
         f"{OUT}/logs/report/cards_{{experiment}}.log",
     benchmark:
@@ -67,4 +68,4 @@ rule render_cards:
     shell:
         f"python {SCRIPT}/render_cards.py"
         " --cards {input.cards:q} --title {params.title:q}"
-        " --csv {output.csv:q} --md {output.md:q} >> {log:q} 2>&1"
+        " --csv {output.csv:q} --md {output.md:q} --json {output.json:q} >> {log:q} 2>&1"

@@ -1,7 +1,7 @@
 # The certificates of the networks of each experiment, those in certification.run; their plots are in plots.smk.
 #   in:  {OUT}/models/.../model.safetensors, {OUT}/data/{dataset}.safetensors
 #   out: {OUT}/certificates/{experiment}/{activation}/seed{seed}/ {certificate}.json, {certificate}.csv (a row an image),
-#        {OUT}/certificates/{experiment}.{csv,md,tex}
+#        {OUT}/certificates/{experiment}.{csv,md,tex,json}
 #        (resume-*.ckpt there is the state of an unfinished certification, as in train.smk)
 
 
@@ -53,6 +53,7 @@ rule render_certificates:
         ),
         md=f"{OUT}/certificates/{{experiment}}.md",
         tex=f"{OUT}/certificates/{{experiment}}.tex",
+        json=f"{OUT}/certificates/{{experiment}}.json",
     log:
         f"{OUT}/logs/report/certificates_{{experiment}}.log",
     benchmark:
@@ -69,4 +70,4 @@ rule render_certificates:
     shell:
         f"python {SCRIPT}/render_certificates.py"
         " --settings {params.settings:q} --records {input.records:q}"
-        " --csv {output.csv:q} --md {output.md:q} --tex {output.tex:q} >> {log:q} 2>&1"
+        " --csv {output.csv:q} --md {output.md:q} --tex {output.tex:q} --json {output.json:q} >> {log:q} 2>&1"

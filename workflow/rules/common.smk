@@ -29,6 +29,7 @@ from kafnets.config.slices import (
 from kafnets.pipeline import code
 from kafnets.pipeline.detection import Detections
 from kafnets.pipeline.grid import TABLES, Grid
+from kafnets.pipeline.page import Page
 from kafnets.pipeline.params import as_params, checksum
 from kafnets.runtime.driver import check_gpu
 from kafnets.runtime.errors import UserError

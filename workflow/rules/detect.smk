@@ -3,7 +3,7 @@
 #   out: {OUT}/detectors/{experiment}/{activation}/seed{seed}/ {detector}.safetensors, {detector}.json
 #        (resume-*.ckpt there is the state of an unfinished training, as in train.smk),
 #        {OUT}/detections/{experiment}/{activation}/seed{seed}/{detector}/ {attack}.json, {attack}.csv (scores),
-#        {OUT}/detections/{experiment}{,_attacks}.{csv,md,tex}
+#        {OUT}/detections/{experiment}{,_attacks}.{csv,md,tex,json}
 # The plot drawn from them is in plots.smk.
 
 
@@ -93,8 +93,8 @@ rule render_detection:
             category="Tables",
             labels={"experiment": "{experiment}", "table": "detectors, every attack"},
         ),
-        multiext(f"{OUT}/detections/{{experiment}}", ".md", ".tex"),
-        multiext(f"{OUT}/detections/{{experiment}}_attacks", ".md", ".tex"),
+        multiext(f"{OUT}/detections/{{experiment}}", ".md", ".tex", ".json"),
+        multiext(f"{OUT}/detections/{{experiment}}_attacks", ".md", ".tex", ".json"),
     log:
         f"{OUT}/logs/report/detection_{{experiment}}.log",
     benchmark:

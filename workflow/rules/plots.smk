@@ -1,7 +1,7 @@
 # The plots of an experiment, all by one pattern: a new one is an entry in PLOTS, its script plot_{kind}.py and what
 # the report says of it, workflow/report/{kind}.rst.
 #   in:  records, verdicts, histories, cards, networks: those that an entry's `input` names
-#   out: {OUT}/plots/{experiment}/{kind}.{pdf,png}, of a network {kind}_{activation}_seed{seed}.{pdf,png}
+#   out: {OUT}/plots/{experiment}/{kind}.{pdf,png,svg}, of a network {kind}_{activation}_seed{seed}.{pdf,png,svg}
 
 CELL = "{experiment}/{activation}/seed{seed}"
 OF_CELL = "_{activation}_seed{seed}"
@@ -146,13 +146,15 @@ def plot_rule(kind, plot):
         input:
             **plot.get("input", {}),
         output:
-            pdf=report(
-                f"{OUT}/plots/{name}.pdf",
+            # browsers show it where they offer the others to be saved
+            svg=report(
+                f"{OUT}/plots/{name}.svg",
                 caption=f"../report/{kind}.rst",
                 category="Plots",
                 labels={"experiment": "{experiment}", "plot": plot["label"]},
             ),
             png=f"{OUT}/plots/{name}.png",
+            pdf=f"{OUT}/plots/{name}.pdf",
         log:
             f"{OUT}/logs/report/{name}.log",
         benchmark:

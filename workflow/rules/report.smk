@@ -1,7 +1,7 @@
 # Records -> one table of results -> tables. Everything here is a pure function of the records.
 #   in:  the records, histories and verdicts of the grid's cells, exactly those
-#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md} (differences where there is
-#        more than one activation), {OUT}/study.{md,csv}, {OUT}/rates.yaml
+#   out: {OUT}/summary.csv, {OUT}/tables/{experiment}{,_attacks,_differences}.{tex,csv,md,json} (differences where
+#        there is more than one activation), {OUT}/study.{md,csv}, {OUT}/rates.yaml
 # One job an experiment or fewer, of seconds: on a cluster they run on the submitting host.
 
 
@@ -101,9 +101,9 @@ rule render_tables:
             category="Tables",
             labels={"experiment": "{experiment}", "table": "differences"},
         ),
-        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md"),
-        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md"),
-        multiext(f"{OUT}/tables/{{experiment}}_differences", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md", ".json"),
+        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md", ".json"),
+        multiext(f"{OUT}/tables/{{experiment}}_differences", ".tex", ".md", ".json"),
     log:
         f"{OUT}/logs/report/tables_{{experiment}}.log",
     benchmark:
@@ -145,8 +145,8 @@ use rule render_tables as render_tables_of_one with:
             category="Tables",
             labels={"experiment": "{experiment}", "table": "every attack"},
         ),
-        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md"),
-        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md"),
+        multiext(f"{OUT}/tables/{{experiment}}", ".tex", ".md", ".json"),
+        multiext(f"{OUT}/tables/{{experiment}}_attacks", ".tex", ".md", ".json"),
     wildcard_constraints:
         experiment=one_of(
             [name for name in config["run"] if GRID.tables_of(name) != TABLES]

@@ -1,8 +1,8 @@
-"""Writes the certificates of one experiment as a table: CSV, Markdown and LaTeX."""
+"""Writes the certificates of one experiment as a table: CSV, Markdown, LaTeX and JSON."""
 
 import argparse
 
-from kafnets.report import certificates, certified_table, typesetting
+from kafnets.report import certificates, certified_table, json_tables, typesetting
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -14,6 +14,7 @@ def main():
     parser.add_argument("--csv", required=True)
     parser.add_argument("--md", required=True)
     parser.add_argument("--tex", required=True)
+    parser.add_argument("--json", help="for the results page")
     arguments = parser.parse_args()
 
     found = [certificates.read(path) for path in arguments.records]
@@ -23,6 +24,8 @@ def main():
         arguments.md: typesetting.to_markdown,
         arguments.tex: typesetting.to_tex,
     }
+    if arguments.json:
+        outputs[arguments.json] = json_tables.to_json
     for path, text in outputs.items():
         with atomic_path(path) as temporary:
             temporary.write_text(text(table), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""Writes what the detectors of one experiment came to under attacks as tables: LaTeX, CSV and Markdown."""
+"""Writes the tables of one experiment's detectors under attacks: LaTeX, CSV, Markdown and JSON."""
 
 import argparse
 from pathlib import Path
 
-from kafnets.report import detection_table, detections, typesetting
+from kafnets.report import detection_table, detections, json_tables, typesetting
 from kafnets.runtime import cli
 from kafnets.runtime.files import atomic_path
 
@@ -20,7 +20,12 @@ def main():
         "": detection_table.build(guarded, settings),
         "_attacks": detection_table.of_attacks(guarded, settings),
     }
-    kinds = {"csv": typesetting.to_csv, "md": typesetting.to_markdown, "tex": typesetting.to_tex}
+    kinds = {
+        "csv": typesetting.to_csv,
+        "md": typesetting.to_markdown,
+        "tex": typesetting.to_tex,
+        "json": json_tables.to_json,
+    }
     for name, table in tables.items():
         for kind, text in kinds.items():
             with atomic_path(f"{arguments.output}{name}.{kind}") as temporary:

@@ -1,4 +1,4 @@
-"""Writes the tables of one experiment: LaTeX, CSV and Markdown.
+"""Writes the tables of one experiment: LaTeX, CSV, Markdown and JSON.
 
 EXPERIMENT.* is like the thesis's, EXPERIMENT_attacks.* has a row an attack, EXPERIMENT_differences.* a row a
 pair of activations.

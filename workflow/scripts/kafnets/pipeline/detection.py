@@ -4,7 +4,7 @@ from .. import registry
 from ..config import detection
 from . import code
 
-FORMATS = ("csv", "md", "tex")
+FORMATS = ("csv", "md", "tex", "json")
 TABLES = ("", "_attacks")
 
 

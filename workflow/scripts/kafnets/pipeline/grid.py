@@ -14,7 +14,7 @@ from . import code
 
 # What each rule of the report reads of the cells beside records: see `Grid.manifest`.
 TABLES = ("", "_attacks", "_differences")
-FORMATS = ("tex", "csv", "md")
+FORMATS = ("tex", "csv", "md", "json")
 # Data sets of which also an unpacked folder is a few files, each compared with its checksum when it is read.
 _FEW_FILES = ("cifar10", "cifar100", "svhn")
 
@@ -149,7 +149,11 @@ class Grid:
 
     @property
     def card_tables(self):
-        return [f"{self.out}/cards/{name}.{kind}" for name in self.card_experiments for kind in ("csv", "md")]
+        return [
+            f"{self.out}/cards/{name}.{kind}"
+            for name in self.card_experiments
+            for kind in ("csv", "md", "json")
+        ]
 
     @property
     def card_plots(self):

@@ -53,7 +53,7 @@ def choose(names, carried, here):
 def result_of(name):
     """The result that a file is a part of, as (folder, stem of its record); None: a file of its own."""
     path = PurePosixPath(name)
-    if path.parts[0] not in KINDS or len(path.parts) < 2:
+    if path.parts[0] not in KINDS or len(path.parts) < 3:  # of all its networks: a table
         return None
     if path.parts[0] == "models":
         return str(path.parent), RECORD

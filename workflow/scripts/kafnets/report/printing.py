@@ -7,6 +7,7 @@ from ..runtime.files import read_json
 from . import statistics
 
 FOLDERS = ("tables", "plots", "evaluations", "models")
+PAGE = "results.html"
 BESIDE = ("_attacks", "_differences")  # the ends of the names of the tables beside the main one
 
 
@@ -34,7 +35,7 @@ def of_folder(output, experiments=()):
         if experiments or has_rows(text):
             yield f"\n{name}\n\n{text}"
     yield "Files:"
-    for path in (output / "summary.csv", *(output / folder for folder in FOLDERS)):
+    for path in (output / PAGE, output / "summary.csv", *(output / folder for folder in FOLDERS)):
         if path.exists():
             yield f"  {path}{'/' if path.is_dir() else ''}"
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..config.slices import OWN_WEIGHTS, WORST_CASE
 from ..registry import label
 from ..runtime.errors import optional
-from . import captions, differences, marks, typesetting
+from . import captions, differences, json_tables, marks, typesetting
 from .summary import clean_accuracy, in_percent, over_seeds, trade_off
 from .typesetting import NOT_RUN, Cell, Column, Table
 
@@ -55,6 +55,7 @@ def texts(rows, runs, experiment, settings, published=None, missing=None, failed
         ".tex": typesetting.to_tex,
         ".csv": typesetting.to_csv,
         ".md": typesetting.to_markdown,
+        ".json": json_tables.to_json,
     }
     return {f"{name}{end}": kind(table) for name, table in found.items() for end, kind in kinds.items()}
 

@@ -1,6 +1,7 @@
 """How every figure looks: sizes, one colour an activation, and files that are the same bytes every time."""
 
 import io
+from pathlib import Path
 
 import matplotlib
 
@@ -27,6 +28,7 @@ matplotlib.rcdefaults()  # a matplotlibrc of the user's would change the figures
 matplotlib.rcParams |= {
     "figure.dpi": 100,
     "savefig.dpi": 300,
+    "svg.hashsalt": "kafnets",  # names of its parts are the same every time
     "pdf.fonttype": 42,  # embeds the fonts as TrueType, which publishers ask for
     "font.family": "DejaVu Sans",  # comes with matplotlib, so it is the same everywhere
     "mathtext.fontset": "dejavusans",
@@ -60,8 +62,18 @@ def figure(width, height, rows=1, columns=1, **options):
 
 
 def save(drawn, pdf, png):
-    """Writes a figure as PDF and PNG and closes it; the same figure gives the same bytes."""
-    for path, kind, metadata in ((pdf, "pdf", {"CreationDate": None}), (png, "png", {"Software": None})):
+    """Writes a figure as PDF and PNG, and beside that as SVG, and closes it.
+
+    The same figure gives the same bytes.
+    """
+    files = (
+        (pdf, "pdf", {"CreationDate": None}),
+        (png, "png", {"Software": None}),
+        (Path(png).with_suffix(".svg"), "svg", {"Date": None}),
+    )
+    for path, kind, metadata in files:
+        if kind == "svg":  # its parts lie as in the PNG: to lay them out again would take half of the time
+            drawn.set_layout_engine("none")
         content = io.BytesIO()  # matplotlib on a full disk ends in an error that does not say so
         drawn.savefig(content, format=kind, metadata=metadata)
         with atomic_path(path) as temporary:
