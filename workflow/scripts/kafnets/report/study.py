@@ -116,15 +116,13 @@ def _rates(runs, settings):
     if len(chosen) == 1:
         low, high = next(iter(chosen))
         return f"One range for all, {low:g} to {high:g}: no activation has the one that suits it best."
-    how = "each activation's stands in the configuration."
-    if settings["rates"]:
-        tried = len(settings["rates"])
-        how = (
-            f"each activation has that of its trials, {tried} experiments, with which it was most robust on "
-            "held-out training images, by one seed that is none of these: a coarse choice, by a noisy "
-            "measurement."
-        )
-    return f"{len(chosen)} ranges; {how}"
+    if not settings["rates"]:
+        return f"{len(chosen)} ranges are in use; each activation's stands in the configuration."
+    return (
+        f"Each activation has that range, of those that {len(settings['rates'])} experiments of short trials "
+        "tried, with which it was most robust on held-out training images, by one seed that is none of "
+        f"these: a coarse choice, by a noisy measurement. {len(chosen)} ranges are in use."
+    )
 
 
 def _images(run):
