@@ -150,7 +150,7 @@ def test_what_is_made_already_is_not_made_again(place, monkeypatch):
         judge("--arguments", '{"classes": 4}')
     assert times() == first
     for change in (
-        lambda: monkeypatch.setattr(repeating, "library", lambda: "another"),
+        lambda: monkeypatch.setattr(repeating, "code_checksum", lambda: "another"),
         lambda: (folder / "foreign.py").write_text(MODULE + "# edited\n"),
         lambda: files[1].write_bytes(b"damaged"),
         lambda: torch.save(made().state_dict(), folder / "mine.pt"),

@@ -75,7 +75,7 @@ def run(arguments):
                 "data": arguments.data,
                 "data_sha256": dataset.sha256,
                 "code": "",
-                "library": repeating.library(),
+                "library": repeating.code_checksum(),
                 **networks.network_facts(description),
             }
 

@@ -11,8 +11,8 @@ _LIBRARY = Path(__file__).resolve().parents[1]
 
 
 @functools.cache
-def library():
-    """The checksum of all code of the library, hexadecimal."""
+def code_checksum():
+    """Of all code of the library, hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(path for path in _LIBRARY.rglob("*") if path.suffix in (".py", ".cpp")):
         content = hashlib.sha256(path.read_bytes()).hexdigest()
