@@ -518,6 +518,44 @@ def test_what_cannot_be_loaded_is_said_first(place, capsys):
     assert "judged" not in "".join(capsys.readouterr())
 
 
+def test_judging_from_python_as_on_the_page(place, capsys):
+    """docs/library.md, the lines as they stand there, with fewer iterations and queries."""
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8").partition("## Judging from Python")[2]
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    block = block.replace('"iterations": 50, "restarts": 10', '"iterations": 2, "restarts": 1')
+    block = block.replace('"method": "square", ', '"method": "square", "queries": 5, ')
+    torch.manual_seed(0)
+    images, model = torch.rand(6, 3, 32, 32), create_model("resnet8")
+    pixels = (255 * images).to(torch.uint8)
+    labels = model.eval()(pixels / 255).argmax(1)
+    labels[0] = (labels[0] + 1) % 10
+    known = {"torch": torch, "images": images, "labels": labels, "model": model}
+    exec(block, known)
+    robust = [verdicts["robust"].tolist() for _, verdicts in known["found"].values()]
+    assert known["worst"].tolist() == [all(one) for one in zip(*robust, strict=True)]
+    assert not known["worst"][0] and "of the images withstand all attacks" in capsys.readouterr().out
+    kafnets("table", "pgd.json", "margin.json", "square.json")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows] == ["pgd", "margin", "square"]
+
+
+def test_attacks_leave_the_mode_as_it_was_and_take_lengths(place):
+    """What docs/library.md says of them, its L2 call as it stands there."""
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    (call,) = re.findall(r"^(kafnets\.attacks\.pgd\(.*norm=\"l2\".*\))$", page, re.MULTILINE)
+    import kafnets as library
+
+    torch.manual_seed(0)
+    model, images = create_model("resnet8").train(), torch.rand(3, 3, 8, 8)
+    next(model.children()).eval()
+    modes = [module.training for module in model.modules()]
+    labels = torch.tensor([0, 1, 2])
+    call = call.replace("iterations=50", "iterations=2")
+    result = eval(call, {"kafnets": library, "model": model, "images": images, "labels": labels})
+    assert (result.adversarial - images).flatten(1).norm(dim=1).max() <= 128 / 255 + 1e-5
+    assert [module.training for module in model.modules()] == modes
+
+
 # -- table, list, export
 
 
