@@ -156,6 +156,7 @@ def test_what_is_compiled_in_the_image_is_used_without_a_compiler(context, tmp_p
     subprocess.run(["sh", "-euc", command], cwd=context, check=True)
     assert len(list(tmp_path.iterdir())) == len(compiled._levels()) * len(compiled._sources())
     environment = {**ENVIRONMENT, "PATH": "", "CXX": "", compiled.BEFOREHAND: str(tmp_path)}
+    environment["KAFNETS_CACHE"] = str(tmp_path / "own")  # as empty as a user's
     environment["PYTHONPATH"] = str(context / "workflow/scripts")
     done = subprocess.run([sys.executable, "-c", KAF], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
