@@ -13,6 +13,9 @@ RUN PIP_NO_CACHE_DIR=1 make venv VENV=/opt/venv ${TORCH_INDEX:+TORCH_INDEX="$TOR
 COPY . .
 # what is compiled on first use, for several kinds of processors: the image below has no C++ compiler
 RUN KAFNETS_CACHE=/opt/compiled PYTHONPATH=workflow/scripts /opt/venv/bin/python -m kafnets.runtime.compiled
+# the library as a command, which stands beside the other programs of the environment
+RUN printf '#!/bin/sh\nPYTHONPATH=/opt/kafnets/workflow/scripts${PYTHONPATH:+:$PYTHONPATH} exec /opt/venv/bin/python -m kafnets "$@"\n' \
+    > /opt/venv/bin/kafnets && chmod 755 /opt/venv/bin/kafnets
 
 FROM python:${PYTHON}
 ARG DEVICE=cpu
@@ -23,7 +26,7 @@ RUN apt-get update \
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /opt/compiled /opt/compiled
 COPY --from=build /opt/kafnets /opt/kafnets
-# any user may run it, also one without a home here
-ENV PATH=/opt/venv/bin:$PATH KAFNETS_CACHE=/opt/compiled HOME=/tmp LC_ALL=C.UTF-8
+# any user may run it, also one without a home here; what is downloaded goes to ~/.cache, or where KAFNETS_CACHE says
+ENV PATH=/opt/venv/bin:$PATH KAFNETS_COMPILED=/opt/compiled HOME=/tmp LC_ALL=C.UTF-8
 WORKDIR /workdir
 CMD ["snakemake", "--snakefile", "/opt/kafnets/Snakefile", "--cores", "2", "--configfile", "/opt/kafnets/workflow/presets/demo.yaml"]

@@ -8,6 +8,7 @@ import shutil
 import pytest
 from kafnets.data import load
 from kafnets.report import cards, manifest, summary
+from kafnets.runtime import records
 from kafnets.runtime.errors import UserError
 from kafnets.runtime.files import read_json, sha256
 
@@ -17,9 +18,7 @@ FLIPS = 25
 
 
 def weights_are_those_of_the_record(folder):
-    import evaluate
-
-    evaluate.weights_checksum(folder / "model.safetensors", folder / "record.json")
+    records.checksum_of_weights(folder / "model.safetensors", folder / "record.json")
 
 
 def card_tensors(path):
@@ -95,8 +94,6 @@ def same(one, other):
 
 def test_weights_are_not_exchanged_for_others(finished, tmp_path):
     """Whole and readable, but not those of the record."""
-    import evaluate
-
     folder, _ = finished
     other = tmp_path / "model.safetensors"
     content = bytearray((folder / "model.safetensors").read_bytes())
@@ -104,7 +101,7 @@ def test_weights_are_not_exchanged_for_others(finished, tmp_path):
     other.write_bytes(content)
     assert sha256(other) != read_json(folder / "record.json")["model_sha256"]
     with pytest.raises(UserError, match="not the weights"):
-        evaluate.weights_checksum(other, folder / "record.json")
+        records.checksum_of_weights(other, folder / "record.json")
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "record.json"])

@@ -239,6 +239,30 @@ def test_a_wrong_call_is_told_in_a_line(place, tmp_path):
     (tmp_path / "other.safetensors").write_bytes(b"")
     code, words = run(place, "--model", tmp_path / "other.safetensors", "--record", tmp_path / "other.json")
     assert code == 2 and "not the weights that" in words
+    gone = ("--model", place / "none.safetensors", "--record", tmp_path / "other.json")
+    code, words = run(place, *gone)
+    assert code == 2 and "none.safetensors: no such file of weights; snakemake makes it" in words
+
+
+def test_a_missing_model_without_a_record_is_named(place, tmp_path):
+    call = ["--model", place / "none.safetensors", "--data", place / "noise.safetensors"]
+    call += [
+        "--settings",
+        json.dumps(settings()),
+        "--record",
+        tmp_path / "a.json",
+        "--csv",
+        tmp_path / "a.csv",
+    ]
+    code, words = scripts.here("certify.py", *call, "--device", "cpu")
+    assert code == 2 and "none.safetensors: no such file of weights" in words and "Errno" not in words
+
+
+@pytest.mark.parametrize("option", ["--batch-size", "--threads"])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "x"])
+def test_what_must_be_a_positive_number(place, option, value):
+    code, words = scripts.here("certify.py", option, value)
+    assert code == 2 and f"argument {option}: '{value}' is not allowed; write a whole number" in words
 
 
 # -- records, table and figures

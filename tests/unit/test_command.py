@@ -352,6 +352,43 @@ def test_settings_that_no_certificate_has_are_said_in_one_line(place, name, valu
         kafnets("certify", *given, "--settings", settings, "--device", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "smoothing", "arguments": {"sgma": 0.1}}, "'sgma' is not known; it takes sigma, sele"),
+        ({"method": "smoothing", "sgma": 0.1}, "'sgma' is not known; it takes sigma, selection_samples"),
+        ({"method": "smoothing", "arguments": {}}, "sigma is missing; it takes sigma, selection_samples"),
+        ({"method": "smoothing"}, "sigma is missing; it takes sigma, selection_samples"),
+        ({"method": "smoothing", "sigma": 1, "arguments": {}}, "'sigma' stands beside arguments; write \"ar"),
+        ({"method": "smoothing", "arguments": 3}, "3 is no mapping for arguments; write"),
+    ],
+)
+def test_names_that_no_certificate_has(place, settings, message):
+    given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "bars.safetensors")
+    with pytest.raises(UserError, match=f"^certificate smoothing: {message}"):
+        kafnets("certify", *given, "--output", "out", "--settings", json.dumps(settings), "--device", "cpu")
+
+
+def certified(output="out", **settings):
+    given = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "bars.safetensors")
+    settings = json.dumps(settings)
+    return kafnets("certify", *given, "--output", output, "--settings", settings, "--device", "cpu")
+
+
+def test_settings_of_a_record_are_settings_too(place):
+    folder, *_ = place
+    own = {"sigma": 0.1, "samples": 50, "selection_samples": 10}
+    assert certified("flat", method="smoothing", **own) == 0
+    assert certified("again", **read_json(folder / "flat/smoothing.json")["settings"]) == 0
+    one, two = ((folder / name / "smoothing.csv").read_text() for name in ("flat", "again"))
+
+    def without_time(rows):
+        return [line.rpartition(",")[0] for line in rows.splitlines()]
+
+    assert without_time(one) == without_time(two)
+    assert read_json(folder / "again/smoothing.json")["settings"]["arguments"] == own
+
+
 # -- verify
 
 
@@ -462,7 +499,94 @@ def test_the_commands_of_the_page(place, capsys):
     assert "| my_module:build mine.pt | pgd" in said and "results/mine/pgd.json: verified" in said
 
 
+def test_a_certificate_is_not_verified_and_the_line_says_what_does(place):
+    certified(method="smoothing", sigma=0.1, samples=50, selection_samples=10)
+    with pytest.raises(UserError, match=r"verify runs attacks alone; .* with out/smoothing\.csv"):
+        kafnets("verify", "out/smoothing.json")
+
+
+@pytest.mark.parametrize("name", ["table", "verify"])
+def test_an_absent_record_is_said_in_the_commands_own_words(place, name):
+    with pytest.raises(UserError, match=r"^none\.json: no such record; `kafnets evaluate` and") as raised:
+        kafnets(name, "none.json")
+    assert "snakemake" not in str(raised.value)
+
+
+def test_what_cannot_be_loaded_is_said_first(place, capsys):
+    with pytest.raises(UserError, match=r"^no:such: cannot be loaded"):
+        judge(model="no:such", weights=())
+    assert "judged" not in "".join(capsys.readouterr())
+
+
+def test_judging_from_python_as_on_the_page(place, capsys):
+    """docs/library.md, the lines as they stand there, with fewer iterations and queries."""
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8").partition("## Judging from Python")[2]
+    (block,) = re.findall(r"^```python\n(.*?)^```", page.partition("\n## ")[0], re.MULTILINE | re.DOTALL)
+    block = block.replace('"iterations": 50, "restarts": 10', '"iterations": 2, "restarts": 1')
+    block = block.replace('"method": "square", ', '"method": "square", "queries": 5, ')
+    torch.manual_seed(0)
+    images, model = torch.rand(6, 3, 32, 32), create_model("resnet8")
+    pixels = (255 * images).to(torch.uint8)
+    labels = model.eval()(pixels / 255).argmax(1)
+    labels[0] = (labels[0] + 1) % 10
+    known = {"torch": torch, "images": images, "labels": labels, "model": model}
+    exec(block, known)
+    robust = [verdicts["robust"].tolist() for _, verdicts in known["found"].values()]
+    assert known["worst"].tolist() == [all(one) for one in zip(*robust, strict=True)]
+    assert not known["worst"][0] and "of the images withstand all attacks" in capsys.readouterr().out
+    kafnets("table", "pgd.json", "margin.json", "square.json")
+    rows = capsys.readouterr().out.splitlines()[2:]
+    assert [row.split("|")[2].strip() for row in rows] == ["pgd", "margin", "square"]
+
+
+def test_attacks_leave_the_mode_as_it_was_and_take_lengths(place):
+    """What docs/library.md says of them, its L2 call as it stands there."""
+    page = (ROOT / "docs/library.md").read_text(encoding="utf-8")
+    (call,) = re.findall(r"^(kafnets\.attacks\.pgd\(.*norm=\"l2\".*\))$", page, re.MULTILINE)
+    import kafnets as library
+
+    torch.manual_seed(0)
+    model, images = create_model("resnet8").train(), torch.rand(3, 3, 8, 8)
+    next(model.children()).eval()
+    modes = [module.training for module in model.modules()]
+    labels = torch.tensor([0, 1, 2])
+    call = call.replace("iterations=50", "iterations=2")
+    result = eval(call, {"kafnets": library, "model": model, "images": images, "labels": labels})
+    assert (result.adversarial - images).flatten(1).norm(dim=1).max() <= 128 / 255 + 1e-5
+    assert [module.training for module in model.modules()] == modes
+
+
 # -- table, list, export
+
+
+def test_a_folder_of_mixed_records_as_tables(place, capsys):
+    folder, *_ = place
+    judge()
+    certified(method="smoothing", sigma=0.1, samples=50, selection_samples=10)
+    certified(method="ibp", eps="1/255", steps=0)
+    (folder / "out/notes.json").write_text("[]")
+    capsys.readouterr()
+    kafnets("table", "out")
+    attacked, proved, rest = capsys.readouterr().out.split("\n\n")
+    assert attacked.splitlines()[0].split("|")[2].strip() == "attack" and "35/255" in attacked
+    head, _, ibp, smoothing = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in proved.splitlines()
+    )
+    assert rest == "Neither of an evaluation nor of a certificate: notes.json\n"
+    rows = {name: dict(zip(head, row, strict=True)) for name, row in (("ibp", ibp), ("l2", smoothing))}
+    for name, file in (("ibp", "ibp"), ("l2", "smoothing")):
+        record = read_json(folder / f"out/{file}.json")
+        assert rows[name]["certificate"] == file and rows[name]["network"] == "foreign:build mine.pt"
+        assert rows[name]["right"] == f"{record['accuracy']:.2%}"
+        assert rows[name]["mean radius"] == f"{record['average_radius']:.4f}"
+    with open(folder / "out/smoothing.csv", encoding="utf-8") as file:
+        images = list(csv.DictReader(file))
+    sure = sum(one["prediction"] == one["label"] and float(one["radius"]) >= 0.25 for one in images)
+    assert rows["l2"]["L2 0.25"] == f"{sure / len(images):.2%}" and rows["l2"]["at eps"] == ""
+    assert rows["ibp"]["at eps"].endswith("% (1/255)") and rows["ibp"]["L2 0.25"] == ""
+    (folder / "out/smoothing.csv").write_text("")
+    with pytest.raises(UserError, match="its checksum is not the one in"):
+        kafnets("table", "out/smoothing.json")
 
 
 def test_records_as_a_table(place, capsys):
@@ -479,8 +603,9 @@ def test_records_as_a_table(place, capsys):
     assert low < record["accuracy"] < high
     with pytest.raises(UserError, match="out: is no record"):
         kafnets("table", "out", "out/pgd.json")
-    with pytest.raises(UserError, match="out/tables: no table yet"):
-        kafnets("table", "out")
+    (place[0] / "empty").mkdir()
+    with pytest.raises(UserError, match="empty/tables: no table yet"):
+        kafnets("table", "empty")
 
 
 @pytest.mark.parametrize(

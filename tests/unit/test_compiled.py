@@ -115,6 +115,16 @@ def test_what_was_compiled_beforehand_needs_no_compiler(source, ready):
     assert compiled.load(source).answer() == 42
 
 
+def test_a_named_folder_is_read_and_the_cache_is_another(source, ready, monkeypatch, tmp_path):
+    """As in the image of a container, where root compiles and any user downloads."""
+    monkeypatch.setenv("KAFNETS_CACHE", str(tmp_path / "own"))
+    with pytest.raises(compiled.NotCompiled, match=r"no C\+\+ compiler found"):
+        compiled.load(source)
+    monkeypatch.setenv(compiled.BEFOREHAND, str(tmp_path / "ready"))
+    assert compiled.load(source).answer() == 42
+    assert not (tmp_path / "own").exists()
+
+
 def test_only_what_the_processor_can_run_is_loaded(source, ready, monkeypatch):
     for path in ready[:-1]:
         path.write_bytes(b"for another processor")

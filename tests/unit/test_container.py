@@ -90,7 +90,8 @@ def test_the_final_image_has_what_jobs_start():
     variables = dict(word.split("=") for word in of(FINAL, "ENV")[0].split())
     assert variables["PATH"].split(":")[0] == "/opt/venv/bin" and variables["HOME"] == "/tmp"
     (compiles,) = (rest for rest in of(BUILD, "RUN") if "kafnets.runtime.compiled" in rest)
-    assert f"KAFNETS_CACHE={variables['KAFNETS_CACHE']} " in compiles
+    assert f"KAFNETS_CACHE={variables[compiled.BEFOREHAND]} " in compiles
+    assert "KAFNETS_CACHE" not in variables  # what a user downloads does not go to root's folder
     names = re.search(r"--no-install-recommends (.*) && rm", packages)[1]
     installed = {}
     for device in ("cpu", "cuda"):
@@ -118,6 +119,21 @@ def test_the_demo_is_planned_from_what_is_copied(context, tmp_path):
     assert re.search(r"^train +10$", done.stdout, re.MULTILINE)
 
 
+def test_the_image_has_the_command(context, tmp_path):
+    """The build's line, in another place: started from any folder it is the library that was copied."""
+    (writes,) = (rest for rest in of(BUILD, "RUN") if "python -m kafnets " in rest)
+    program = tmp_path / "bin/kafnets"
+    program.parent.mkdir()
+    writes = writes.replace("/opt/venv/bin/python", sys.executable)
+    writes = writes.replace("/opt/venv/bin/kafnets", str(program)).replace("/opt/kafnets", str(context))
+    subprocess.run(["sh", "-euc", writes], check=True)
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [program, "list", "attacks"], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and "thesis_pgd" in done.stdout, done.stderr
+
+
 KAF = """
 import logging, sys
 logging.basicConfig(format="%(message)s")
@@ -139,7 +155,8 @@ def test_what_is_compiled_in_the_image_is_used_without_a_compiler(context, tmp_p
     command = command.replace("/opt/venv/bin/python", sys.executable).replace("/opt/compiled", str(tmp_path))
     subprocess.run(["sh", "-euc", command], cwd=context, check=True)
     assert len(list(tmp_path.iterdir())) == len(compiled._levels()) * len(compiled._sources())
-    environment = {**ENVIRONMENT, "PATH": "", "CXX": "", "KAFNETS_CACHE": str(tmp_path)}
+    environment = {**ENVIRONMENT, "PATH": "", "CXX": "", compiled.BEFOREHAND: str(tmp_path)}
+    environment["KAFNETS_CACHE"] = str(tmp_path / "own")  # as empty as a user's
     environment["PYTHONPATH"] = str(context / "workflow/scripts")
     done = subprocess.run([sys.executable, "-c", KAF], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")

@@ -143,6 +143,15 @@ def resolve(name):
     raise AssertionError(f"{name} cannot be imported")
 
 
+def test_the_changes_are_one_list_a_heading():
+    """No blank line within a list, no entry twice, and lines of the length of the other pages'."""
+    changes = text(ROOT / "CHANGELOG.md")
+    assert not re.search(r"^(- |  )[^\n]*\n\n+(- |  )", changes, re.MULTILINE)
+    entries = re.findall(r"^- (.{40})", changes, re.MULTILINE)
+    assert len(entries) > 40 and len(entries) == len(set(entries))
+    assert all(len(line) <= 130 for line in changes.splitlines() if not line.startswith("|"))
+
+
 def test_every_mark_of_a_table_is_explained():
     from kafnets.report.marks import MARKS
 

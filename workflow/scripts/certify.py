@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 import torch
+from kafnets.certification.entry import with_arguments
 from kafnets.data.dataset import load
 from kafnets.models import load_model
 from kafnets.recording.certifications import certify_once
 from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
-from kafnets.runtime.files import sha256
 
 
 def main():
@@ -29,13 +29,13 @@ def main():
     parser.add_argument("--settings", required=True, help="JSON object, or a JSON or YAML file")
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
     parser.add_argument("--csv", required=True, type=Path, help="written: a row an image")
-    parser.add_argument("--batch-size", type=int, help="images per forward pass")
+    parser.add_argument("--batch-size", type=cli.positive, help="images per forward pass")
     parser.add_argument("--code", default="", help="its version: a checkpoint of another is not used")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    settings = cli.settings_argument(arguments.settings)
+    settings = with_arguments(cli.settings_argument(arguments.settings))
     dataset = load(arguments.data, test_examples=settings.get("examples"))
 
     def facts():
@@ -43,7 +43,7 @@ def main():
             "settings": settings,
             "data_sha256": dataset.sha256,
             "code": arguments.code,
-            "model_sha256": _checksum(arguments.model, arguments.model_record),
+            "model_sha256": records.checksum_of_weights(arguments.model, arguments.model_record),
         }
 
     return certify_once(
@@ -57,11 +57,6 @@ def main():
         title=arguments.model.parent,
         batch_size=arguments.batch_size,
     )
-
-
-def _checksum(weights, record):
-    """The SHA-256 of the weights, which must be those of the record when there is one."""
-    return sha256(weights) if record is None else records.of_weights(record, weights)["model_sha256"]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from kafnets.recording.evaluations import judge_once
 from kafnets.runtime import cli, records
 from kafnets.runtime.device import resolve
 from kafnets.runtime.errors import UserError
-from kafnets.runtime.files import MADE_BY, sha256
 
 
 def main():
@@ -40,10 +39,12 @@ def main():
     )
     parser.add_argument("--record", required=True, type=Path, help="written: figures, cost, environment")
     parser.add_argument("--verdicts", required=True, type=Path, help="written: one verdict per image")
-    parser.add_argument("--batch-size", type=positive, help="images per forward pass (no effect on verdicts)")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, help="images per forward pass (no effect on verdicts)"
+    )
     parser.add_argument("--code", default="", help="its version: a checkpoint of another is not used")
     parser.add_argument("--device", help="auto, cpu or cuda (default: the settings', else auto)")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, default=1, help="CPU threads")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     settings = cli.settings_argument(arguments.settings)
@@ -66,9 +67,9 @@ def main():
             "settings": settings,
             "data_sha256": dataset.sha256,
             "code": arguments.code,
-            "model_sha256": weights_checksum(arguments.model, arguments.model_record),
+            "model_sha256": records.checksum_of_weights(arguments.model, arguments.model_record),
             "source_sha256": {
-                name: weights_checksum(*pair)
+                name: records.checksum_of_weights(*pair)
                 for name, *pair in zip(names, arguments.sources, source_records, strict=True)
             },
         }
@@ -87,23 +88,6 @@ def main():
         title=arguments.model.parent,
         batch_size=arguments.batch_size,
     )
-
-
-def positive(text):
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value
-
-
-def weights_checksum(weights, record):
-    """The SHA-256 of the weights, which must be those of the record when there is one."""
-    if record is not None:
-        return records.of_weights(record, weights)["model_sha256"]
-    if not weights.is_file():
-        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
-    return sha256(weights)
 
 
 if __name__ == "__main__":

@@ -86,6 +86,54 @@ class Certificate:
         raise NotImplementedError
 
 
+# Beside the certificate's own, what settings may say: of a configuration where it is made, of a record which
+# cell of the grid it is.
+_OF_A_CONFIGURATION = ("experiments", "examples")
+_OF_A_RECORD = ("experiment", "activation", "seed", "certificate", "dataset", "examples")
+
+
+def with_arguments(settings):
+    """The settings of one certification with those of the certificate itself under `arguments`.
+
+    They may be written beside `method`, as in config.yaml, or under `arguments`, as in a record.
+
+    Args:
+        settings (dict): `method`, a key of :data:`kafnets.registry.CERTIFICATES`, and what belongs to it.
+
+    Raises:
+        UserError: for an unknown method, a name that it does not take, or one that it needs and lacks.
+    """
+    method = settings.get("method")
+    lookup(CERTIFICATES, method, "method")
+    if "arguments" not in settings:
+        own = {name: settings[name] for name in settings if name not in ("method", *_OF_A_CONFIGURATION)}
+        where = {name: settings[name] for name in settings if name not in own}
+        check_names(method, own)
+        return {**where, "arguments": own}
+    beside = [name for name in settings if name not in ("method", "arguments", *_OF_A_RECORD)]
+    if beside or not isinstance(settings["arguments"], dict):
+        wrong = f"{beside[0]!r} stands beside" if beside else f"{settings['arguments']!r} is no mapping for"
+        raise UserError(f'certificate {method}: {wrong} arguments; write "arguments": {{"NAME": VALUE, ...}}')
+    check_names(method, settings["arguments"])
+    return settings
+
+
+def check_names(method, arguments):
+    """Checks that a certificate takes what it is given, and is given what it needs; not the values.
+
+    Raises:
+        UserError: when not.
+    """
+    entry = lookup(CERTIFICATES, method, "method")
+    known = entry.schemas()
+    unknown = [name for name in arguments if name not in known]
+    if unknown:
+        raise UserError(f"certificate {method}: {unknown[0]!r} is not known; it takes {', '.join(known)}")
+    missing = [name for name in entry.required if name not in arguments]
+    if missing:
+        raise UserError(f"certificate {method}: {missing[0]} is missing; it takes {', '.join(known)}")
+
+
 def create_certificate(method, network, image_shape, batch_size, settings):
     """The certificate of a network that config.yaml names.
 
@@ -98,6 +146,7 @@ def create_certificate(method, network, image_shape, batch_size, settings):
         UserError: for an unknown name, settings that it does not take, or a network that it cannot certify.
     """
     entry = lookup(CERTIFICATES, method, "method")
+    check_names(method, settings)
     schemas = entry.schemas()
     given = {
         name: fraction(value) if schemas.get(name) == RADIUS else value for name, value in settings.items()

@@ -8,9 +8,9 @@ Writes a record and a CSV file with a row an image. Killed and called again, it 
 
 from pathlib import Path
 
-from ..registry import CERTIFICATES, lookup
+from ..registry import CERTIFICATES
+from ..runtime import cli
 from . import networks
-from .judging import positive
 
 
 def options(parser):
@@ -23,29 +23,27 @@ def options(parser):
         f"{', '.join(CERTIFICATES)}, and its settings",
     )
     parser.add_argument(
-        "--examples", type=positive, help="so many test images, balanced by class (default: all)"
+        "--examples", type=cli.positive, help="so many test images, balanced by class (default: all)"
     )
     parser.add_argument(
         "--output", required=True, type=Path, help="folder of the record and the images' rows"
     )
-    parser.add_argument("--batch-size", type=positive, help="images per forward pass")
+    parser.add_argument("--batch-size", type=cli.positive, help="images per forward pass")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, default=1, help="CPU threads")
 
 
 def run(arguments):
     import torch
 
-    from ..config.certification import arguments as of_certificate
+    from ..certification.entry import with_arguments
     from ..recording.certifications import certify_once
-    from ..runtime import cli
     from ..runtime.device import resolve
     from . import repeating
 
     torch.set_num_threads(arguments.threads)
-    given = cli.settings_argument(arguments.settings)
-    method = given.get("method")
-    lookup(CERTIFICATES, method, "method")
+    given = with_arguments(cli.settings_argument(arguments.settings))
+    method = given["method"]
     description = networks.described(arguments)
     dataset = networks.load_data(arguments.data, arguments.source, arguments.examples)
     settings = {
@@ -53,7 +51,7 @@ def run(arguments):
         "dataset": dataset.name,
         "examples": arguments.examples,
         "method": method,
-        "arguments": of_certificate(given),
+        "arguments": given["arguments"],
     }
 
     def facts():

@@ -9,6 +9,7 @@ called again, pgd and thesis_pgd go on where they were; what is done already is 
 from pathlib import Path
 
 from ..registry import ATTACKS, lookup
+from ..runtime import cli
 from ..runtime.errors import UserError
 from . import networks
 
@@ -39,12 +40,14 @@ def options(parser):
         '"restarts": 1}\'',
     )
     parser.add_argument(
-        "--examples", type=positive, help="so many test images, balanced by class (default: all)"
+        "--examples", type=cli.positive, help="so many test images, balanced by class (default: all)"
     )
     parser.add_argument("--output", required=True, type=Path, help="folder of the records and verdicts")
-    parser.add_argument("--batch-size", type=positive, help="images per forward pass (no effect on verdicts)")
+    parser.add_argument(
+        "--batch-size", type=cli.positive, help="images per forward pass (no effect on verdicts)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--threads", type=positive, default=1, help="CPU threads")
+    parser.add_argument("--threads", type=cli.positive, default=1, help="CPU threads")
 
 
 def run(arguments):
@@ -58,6 +61,7 @@ def run(arguments):
     torch.set_num_threads(arguments.threads)
     description = networks.described(arguments)
     attacks = chosen_attacks(arguments)
+    networks.network_facts(description)  # what cannot be loaded is said before anything else
     if networks.is_target(arguments.model) and arguments.weights is None:
         line(f"{arguments.model}: judged with the weights that it is made with, for no --weights are given")
     dataset = networks.load_data(arguments.data, arguments.source, arguments.examples)
@@ -109,8 +113,6 @@ def chosen_attacks(arguments):
             name: READY[name] if name == "clean" else {**READY[name], "eps": arguments.eps}
             for name in dict.fromkeys(arguments.attack)
         }
-    from ..runtime import cli
-
     settings = cli.settings_argument(arguments.settings)
     method = settings.get("method")
     if lookup(ATTACKS, method, "method").sources == "needed":
@@ -118,11 +120,3 @@ def chosen_attacks(arguments):
             f"--settings: {method} crafts its examples on other networks; it is an attack of an experiment"
         )
     return {str(settings.get("attack", method)): settings}
-
-
-def positive(text):
-    """A whole number of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise ValueError
-    return value

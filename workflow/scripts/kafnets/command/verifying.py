@@ -5,13 +5,16 @@
 The network, the data and the networks that the attack uses are found where the record of a pipeline's run has
 them, or as a record of `kafnets evaluate` names them; the options name them elsewhere. Each must be the one
 that the record tells of. The exit code is 0 where every verdict is the same, else 1.
+
+Certificates, detectors and trainings are not run again: their records are refused.
 """
 
 from pathlib import Path
 
 from ..runtime.errors import UserError
-from ..runtime.files import read_json, sha256
+from ..runtime.files import sha256
 from . import networks
+from .reading import record_of
 
 _SHOWN = 10  # of the images whose verdict is another
 _TOLD = ("torch", "numpy", "device", "cuda", "threads")
@@ -60,7 +63,13 @@ def read_record(path):
     Raises:
         UserError: when it is absent, damaged or of something else.
     """
-    record = read_json(path)
+    record = record_of(path)
+    if record.get("kind") == "certification":
+        raise UserError(
+            f"{path}: the record of a certificate, and verify runs attacks alone; `kafnets certify` with "
+            f"another --output proves its radii again, to be compared with {path.with_suffix('.csv')}, and "
+            "`kafnets table` compares the record with these rows"
+        )
     if record.get("kind") != "evaluation" or "settings" not in record:
         raise UserError(
             f"{path}: not the record of an evaluation, but of a {record.get('kind', 'thing unknown')}"

@@ -1,13 +1,14 @@
-"""The tables of a folder of results, and records of evaluations, as text for a terminal."""
+"""The tables of a folder of results, and records as tables, as text for a terminal."""
 
 from pathlib import Path
 
 from ..runtime.errors import UserError
-from ..runtime.files import read_json
-from . import statistics
+from . import certificates, statistics
+from .certified_table import RADII
 
 FOLDERS = ("tables", "plots", "evaluations", "models")
 PAGE = "results.html"
+KINDS = ("evaluation", "certification")  # of records that are shown as tables
 BESIDE = ("_attacks", "_differences")  # the ends of the names of the tables beside the main one
 
 
@@ -56,25 +57,47 @@ def has_rows(text):
     return sum(line.startswith("|") for line in text.splitlines()) > 2
 
 
-def of_records(paths):
-    """Records of evaluations as one Markdown table: a row each, robustness with its Wilson 95 % interval.
+def of_records(records):
+    """Records as Markdown tables, a row each: one of the evaluations, one of the certificates.
+
+    Args:
+        records (list): of (path, record), the rows of a certificate's images beside the file.
+
+    Returns:
+        list of str: the tables.
 
     Raises:
-        UserError: for a file that is no such record, or damaged.
+        UserError: for a record of something else, or a certificate whose images say something else.
     """
-    rows = [("network", "attack", "eps", "images", "clean", "robust", "95 % interval", "warnings")]
-    rows += [_row(Path(path), read_json(path)) for path in paths]
+    of_kind = {kind: [] for kind in KINDS}
+    for path, record in records:
+        if record.get("kind") not in KINDS:
+            raise UserError(
+                f"{path}: not the record of an evaluation or a certificate, but of a "
+                f"{record.get('kind', 'thing unknown')}"
+            )
+        of_kind[record["kind"]].append((Path(path), record))
+    evaluations, certified = of_kind.values()
+    tables = []
+    if evaluations:
+        head = ("network", "attack", "eps", "images", "clean", "robust", "95 % interval", "warnings")
+        tables.append(_table([head, *(_evaluation(record) for _, record in evaluations)]))
+    if certified:
+        radii = [f"L2 {radius:g}" for radius in RADII[1:]]
+        head = ("network", "certificate", "norm", "images", "clean", "right", *radii, "at eps", "mean radius")
+        tables.append(_table([head, *(_certificate(path) for path, _ in certified)]))
+    return tables
+
+
+def _table(rows):
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]
     rule = f"|{'|'.join('-' * (width + 2) for width in widths)}|"
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
-def _row(path, record):
-    if record.get("kind") != "evaluation":
-        raise UserError(
-            f"{path}: not the record of an evaluation, but of a {record.get('kind', 'thing unknown')}"
-        )
+def _evaluation(record):
+    """A row: robustness with its Wilson 95 % interval."""
     interval = statistics.wilson(record["correct"], record["examples"])
     settings = record["settings"]
     return (
@@ -86,6 +109,25 @@ def _row(path, record):
         f"{record['accuracy']:.2%}",
         f"{interval.low:.1%} to {interval.high:.1%}",
         str(len(record.get("warnings", ()))),
+    )
+
+
+def _certificate(path):
+    """A row: the shares of the images that are right and certified at radii, the mean one last."""
+    found = certificates.read(path)
+    record, norm = found.record, found.record["norm"]
+    radius, written = certificates.shown_radius({"norm": norm, "arguments": record["settings"]["arguments"]})
+    is_l2 = norm == "l2"
+    return (
+        _network(record),
+        found.certificate,
+        certificates.NORMS[norm],
+        f"{record['examples']:,}",
+        f"{record['clean_accuracy']:.2%}",
+        f"{record['accuracy']:.2%}",
+        *(f"{found.certified(one):.2%}" if is_l2 else "" for one in RADII[1:]),
+        "" if is_l2 else f"{found.certified(radius):.2%} ({written})",
+        f"{record['average_radius']:.4f}",
     )
 
 

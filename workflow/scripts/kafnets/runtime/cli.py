@@ -1,5 +1,6 @@
 """What the command lines of workflow/scripts share."""
 
+import argparse
 import io
 import json
 import os
@@ -55,6 +56,17 @@ def _end(message, code):
         if turns.current() is None:
             os._exit(code)  # for Python's own end would fail too
     sys.exit(code)
+
+
+def positive(text):
+    """A whole number of at least 1, for argparse."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; write a whole number of at least 1")
+    return value
 
 
 def settings_argument(text):

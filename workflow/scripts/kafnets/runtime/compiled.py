@@ -2,7 +2,9 @@
 
 Where there is no compiler, libraries that were compiled beforehand are used (a container's image has such):
 
-    KAFNETS_CACHE=/opt/kafnets python -m kafnets.runtime.compiled
+    KAFNETS_CACHE=/opt/compiled python -m kafnets.runtime.compiled
+
+and `KAFNETS_COMPILED=/opt/compiled` names them afterwards, whatever the cache is then.
 """
 
 import ctypes
@@ -27,6 +29,8 @@ _LEVELS = {
         "x86-64-v3": {"avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"},
     },
 }
+# names a folder of libraries that were compiled beforehand, which is only read
+BEFOREHAND = "KAFNETS_COMPILED"
 _ANY = "any"  # every processor of this architecture
 
 log = logging.getLogger("kafnets")
@@ -60,8 +64,10 @@ def load(source):
 
 
 def _found(source, name):
-    """The library of that name in one of the caches, or None."""
-    return next((folder / name for folder in _caches(source) if (folder / name).is_file()), None)
+    """The library of that name in one of the caches, or compiled beforehand; or None."""
+    beforehand = os.environ.get(BEFOREHAND)
+    folders = [*_caches(source), *([pathlib.Path(beforehand)] if beforehand else [])]
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
 
 
 def _compiled(source):

@@ -74,6 +74,19 @@ def of_weights(path, weights):
     return record
 
 
+def checksum_of_weights(weights, record=None):
+    """The SHA-256 of a file of weights, which must be those of the record when one is given.
+
+    Raises:
+        UserError: as :func:`of_weights`.
+    """
+    if record is not None:
+        return of_weights(record, weights)["model_sha256"]
+    if not Path(weights).is_file():
+        raise UserError(f"{weights}: no such file of weights; {MADE_BY}")
+    return sha256(weights)
+
+
 def describes(path, facts, files):
     """Whether the file `path` holds a whole record with these keys, and of these files as they are.
 
