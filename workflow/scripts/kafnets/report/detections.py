@@ -114,11 +114,11 @@ class Guarded:
         return metrics.figures(chosen[0].clean, evading, chosen[0].thresholds)
 
     def curve(self, names):
-        """False and true positive rates under these attacks; None where they have nothing misclassified."""
+        """False and true positive rates, of images right unperturbed; None where none of them is fooled."""
         chosen = [self.attacks[name] for name in names]
         evading = np.minimum.reduce([one.evading for one in chosen])
-        reached = evading[np.isfinite(evading)]
-        return metrics.roc(chosen[0].clean["score"], reached) if len(reached) else None
+        clean, fooled = metrics.of_fooled(chosen[0].clean, evading)
+        return metrics.roc(clean, fooled) if len(fooled) else None
 
 
 def guarded(judged, settings):
