@@ -162,6 +162,28 @@ def test_a_judgement(settings):
     assert np.isfinite(columns["score"]).all() and figures["held_out"] == 100
 
 
+@pytest.fixture
+def tf32():
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
+    yield
+    convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize("method", ["pgd", "orthogonal_pgd"])
+def test_attack_and_judge_read_all_digits(method, tf32):
+    """On a GPU in no pass TF32; the setting that decides it is the same without one."""
+    detector, found = Confidence(network("relu")), []
+    detector.network.register_forward_pre_hook(
+        lambda *_: found.append(torch.backends.cudnn.conv.fp32_precision)
+    )
+    pixels, labels = training_set(104)
+    settings = {"method": method, "eps": "16/255", "step": "8/255", "iterations": 2}
+    judge(detector, pixels[:4], labels[:4], pixels[4:], settings)
+    assert len(found) > 4 and set(found) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+
+
 def test_wrong_settings_of_an_attack_are_told():
     detector, (pixels, labels) = Confidence(network("relu")), training_set(110)
     with pytest.raises(UserError, match="did you mean pgd"):
