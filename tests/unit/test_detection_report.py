@@ -84,7 +84,7 @@ def test_it_says_what_it_is_of(guarded):
     for part in (
         "Tiny_50%",
         "PGD, ε 8/255, step 1/255, iterations 20",
-        "static, orthogonal has it misclassified, L∞, ε = 8/255",
+        "static, orthogonal has it misclassified, L∞, ε = 8/255, and of cw what lies in that ball",
         "200 test images; thresholds fixed on 1,000 others",
         "metzen dynamic: detector network, trained on PGD examples made against itself",
         "Natural errors, images misclassified unperturbed: ReLU 10.0%, KAF 10.0%.",
@@ -94,6 +94,23 @@ def test_it_says_what_it_is_of(guarded):
         assert part in caption, part
     alone = {**SETTINGS, "merged": ["cw"]}
     assert "cw has it misclassified, at any distance" in detection_table.build(guarded, alone).caption
+
+
+def test_what_other_attacks_find_in_the_ball_counts_for_the_attacker(tmp_path):
+    """C&W without a radius passes with every other image, half of these at half the radius."""
+    settings = {**SETTINGS, "detectors": {"confidence": {"method": "confidence"}}}
+    judged = [detections.read(path) for path in write_all(tmp_path, ["relu"], settings=settings)]
+    (guarded,) = detections.guarded(judged, settings)
+    cw = guarded.attacks["cw"].columns
+    passing, near = np.arange(EXAMPLES) % 2 == 0, np.arange(EXAMPLES) % 4 == 0
+    cw["answer"] = np.where(passing, (cw["label"] + 1) % 10, cw["label"])
+    cw["score"] = np.full(EXAMPLES, -100.0)
+    cw["linf"] = np.where(near, 4 / 255, 9 / 255)
+    _, found = detection_table.attackers(guarded, settings)
+    assert (found[near] == -100).all()
+    before = np.minimum(guarded.attacks["static"].evading, guarded.attacks["orthogonal"].evading)
+    assert np.array_equal(found[~near], before[~near]) and (before[near] > -100).any()
+    assert "and of cw what lies in that ball" in detection_table.build([guarded], settings).caption
 
 
 def test_every_attack_has_a_row(guarded):

@@ -21,7 +21,7 @@ def build(guarded, settings):
         if _network(one, several) != network:  # a row with its name alone, which keeps the column narrow
             network = _network(one, several)
             rows.append((Cell(network), *[Cell("")] * 10))
-        static, adaptive = one.figures([settings["static"]]), one.figures(settings["merged"])
+        static, adaptive = (one.figures(evading) for evading in attackers(one, settings))
         rows.append(
             (
                 Cell(said(one.detector)),
@@ -50,13 +50,19 @@ def build(guarded, settings):
     )
 
 
+def attackers(one, settings):
+    """The lowest scores of both attackers, who does not know the detector and who does, (N,) each."""
+    its = ball(settings["attacks"][settings["merged"][0]])
+    return one.attacks[settings["static"]].evading, one.adaptive(settings["merged"], its)
+
+
 def of_attacks(guarded, settings):
     """The table of every attack: a row a detector beside a network and an attack. Arguments as of `build`."""
     several = len({one.seed for one in guarded}) > 1
     rows, records = [], []
     for one in guarded:
         for attack, its in settings["attacks"].items():
-            found = one.figures([attack])
+            found = one.figures(one.attacks[attack].evading)
             distance = _distance(one.attacks[attack], _at(found, LOOSE)["threshold"])
             rows.append(
                 (
@@ -162,7 +168,8 @@ def caption(guarded, settings):
         [
             f"{settings['title']}: detectors beside the networks, under an attacker who does not know them "
             f"({_described(settings, settings['static'])}), and under one who does (adaptive: for each image "
-            f"the lowest score at which any of {merged} has it misclassified, {_ball(settings)}).",
+            f"the lowest score at which any of {merged} has it misclassified, {_ball(settings)}"
+            f"{_others(settings)}).",
             _images(guarded),
             "TPR@1, TPR@5: of the images that are right unperturbed and that the attacker has misclassified, "
             "those rejected, at the thresholds of 1% and 5% false positives. SR@5: of all images those that "
@@ -251,6 +258,14 @@ def _described(settings, name):
         if key in its
     ]
     return f"{DETECTION_ATTACKS[its['method']].label}{', ' if details else ''}{', '.join(details)}"
+
+
+def _others(settings):
+    """Which attacks count besides, image by image."""
+    others = [name for name in settings["attacks"] if name not in settings["merged"]]
+    if not others or ball(settings["attacks"][settings["merged"][0]]) is None:
+        return ""
+    return f", and of {', '.join(map(said, others))} what lies in that ball"
 
 
 def _ball(settings):
