@@ -3,6 +3,8 @@
 import numpy
 import pytest
 import torch
+from kafnets.certification.margins import lipschitz_constant
+from kafnets.certification.network import network_of
 from kafnets.certification.spectral import convolution_norm, layer_norm, matrix_norm, power_iteration
 from torch import nn
 from torch.nn import functional as F
@@ -105,6 +107,22 @@ def test_layers():
     linear = padded(convolution.weight.detach(), 2, (1, 1, 1, 1), groups=2)
     assert norm_of(linear, 2, 6, 6) <= layer_norm(convolution, 6)
     assert layer_norm(nn.Conv2d(1, 1, 3, padding="same"), (5, 4)) > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "apart", "most"),
+    [(2, 2, 1, 1), (3, 2, 1, 4), (3, 1, 1, 9), (2, 1, 2, 4), (3, 2, 2, 9), (3, 3, 2, 1), (4, 6, 4, 4)],
+)
+def test_a_maximum_pooling_is_as_steep_as_its_windows_overlap(size, stride, apart, most):
+    """One number more, in as many maxima as it is in windows: no constant below the bound holds."""
+    pool = nn.MaxPool2d(size, stride, dilation=apart)
+    linear = [nn.Flatten(), nn.Linear(pool(torch.zeros(1, 1, 30, 30)).numel(), 2)]
+    nn.init.eye_(linear[1].weight)
+    network = network_of(nn.Sequential(pool, *linear).eval(), (1, 30, 30))
+    ones = torch.eye(30 * 30).view(-1, 1, 30, 30)
+    steepest = pool(ones).flatten(1).norm(dim=1).max().item()
+    assert steepest == pytest.approx(most**0.5)
+    assert lipschitz_constant(network) == pytest.approx(steepest, rel=1e-6)
 
 
 def test_a_zero_weight():

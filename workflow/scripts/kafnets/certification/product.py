@@ -5,6 +5,8 @@ is a factor for each channel is taken into the layer before it: of a normalisati
 :math:`\sup |f_c'|`, since :math:`\|f(y) - f(y')\| \le \|\mathrm{diag}(\sup |f_c'|)\,(y - y')\|`.
 """
 
+import math
+
 import torch
 
 from ..activations import is_elementwise
@@ -154,7 +156,8 @@ def _overlap(layer):
     ]
     count = 1
     for size, stride, apart in zip(*pairs, strict=True):
-        count *= -(-size // stride) if apart == 1 else size
+        # those of a window's places that are in the number's own place for windows a stride apart
+        count *= -(-size // (stride // math.gcd(stride, apart)))
     return count
 
 
