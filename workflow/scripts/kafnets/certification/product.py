@@ -28,6 +28,7 @@ from .operations import (
     Scaling,
     Selection,
 )
+from .spectral import pair
 
 _KNOWN = Convolution | Dense | Scaling | Addition | Dropping | MaxPooling | Reshaping | Selection
 
@@ -150,10 +151,7 @@ def _times(factor, other):
 
 def _overlap(layer):
     """In how many windows of a maximum pooling a number is, at most."""
-    pairs = [
-        (one, one) if isinstance(one, int) else tuple(one)
-        for one in (layer.kernel_size, layer.stride, layer.dilation)
-    ]
+    pairs = (pair(one) for one in (layer.kernel_size, layer.stride, layer.dilation))
     count = 1
     for size, stride, apart in zip(*pairs, strict=True):
         # those of a window's places that are in the number's own place for windows a stride apart

@@ -1,9 +1,9 @@
 r"""The steepest slope of a KAF in each channel, proved in every pass of a training.
 
-As :func:`.lipschitz.certified_lipschitz`, a little less tight, with a base, and on a grid with a fixed number
-of points: nothing waits for the device. On that, h apart, :math:`f'` deviates between two points from their
-chord by at most :math:`\frac{h^2}{8} \sup |f^{(3)}|`, which the norm in the kernels' space bounds. Beyond the
-grid, a distance R from every point of the dictionary,
+As a certificate's (:mod:`kafnets.certification.activations`), a little less tight, and on a grid with a
+fixed number of points: nothing waits for the device. On that, h apart, :math:`f'` deviates between two
+points from their chord by at most :math:`\frac{h^2}{8} \sup |f^{(3)}|`, which the norm in the kernels'
+space bounds. Beyond the grid, a distance R from every point of the dictionary,
 :math:`|f'| \le \sum_i |\alpha_i|\, 2 \gamma R\, e^{-\gamma R^2}`, since :math:`R \ge 1/\sqrt{2\gamma}`.
 """
 
