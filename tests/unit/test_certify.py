@@ -7,7 +7,7 @@ import signal
 
 import pytest
 import torch
-from kafnets import registry
+from kafnets import create_activation, registry
 from kafnets.attacks import pgd
 from kafnets.certification import certify as driver
 from kafnets.certification.certify import Memory, certify
@@ -141,6 +141,32 @@ def test_every_line_of_the_registry_is_a_certificate():
     for name, entry in registry.CERTIFICATES.items():
         assert issubclass(entry.load(), Certificate), name
         assert entry.norm in ("l2", "linf") and entry.label and entry.load().__doc__
+
+
+@pytest.mark.parametrize("method", registry.CERTIFICATES)
+def test_an_activation_is_certified_or_refused_before_the_first_image(method):
+    """Every one of the registry, by a line that names the layer."""
+    needed = {"eps": "1/255", "sigma": 0.25}
+    given = {name: needed[name] for name in registry.CERTIFICATES[method].required}
+    given |= {"samples": 8, "selection_samples": 4} if method == "smoothing" else {}
+    images, refused = torch.rand(2, 3, 2, 2, generator=torch.Generator().manual_seed(0)), set()
+    for name in registry.ACTIVATIONS:
+        torch.manual_seed(0)
+        layers = [nn.Flatten(), nn.Linear(12, 4), create_activation(name, 4), nn.Linear(4, 3)]
+        model = nn.Sequential(*layers).eval().requires_grad_(False)
+        try:
+            certificate = create_certificate(method, model, images.shape[1:], 2, given)
+        except UserError as error:
+            assert f"certificate {method}: m" in str(error)
+            refused.add(name)
+            continue
+        labels = model(images).argmax(1)  # all are right
+        assert len(certificate(images, labels, [0, 1]).radii) == 2
+    discontinuous, no_lines = {"kwta"}, {"kwta", "maxmin"}
+    assert refused & no_lines == {"ibp": discontinuous, "crown": no_lines}.get(
+        method, refused & discontinuous
+    )
+    assert not refused - no_lines
 
 
 # Settings that certificates need, at which the network above keeps some of its answers.
@@ -329,6 +355,19 @@ def test_the_table_counts_the_images(found):
     assert text.count("| kaf") == 0 and "| KAF " in text
     typeset = typesetting.to_tex(table)
     assert typeset.isascii() and r"\label{tab:test_certificates}" in typeset
+
+
+def test_where_no_eps_is_tried_there_is_no_share_at_it(tmp_path, found):
+    """Of a Lipschitz constant's L-infinity radii: not the plain accuracy in its place."""
+    path = written(tmp_path, "relu", "margin", [0.001, 0.01], [True, True], norm="linf")
+    margin = {"method": "lipschitz", "norm": "linf", "arguments": {"norm": "linf"}}
+    shown = {**SHOWN, "certificates": {**SHOWN["certificates"], "margin": margin}}
+    table = certified_table.build([*found, certificates.read(path)], "test", shown)
+    place = [column.head for column in table.columns].index("At ε")
+    assert [row[place].text for row in table.rows[-2:]] == ["50.0", typesetting.NOT_RUN]
+    assert table.records[-1]["linf_eps"] == "" and table.records[-1]["radius"] == ""
+    alone = certified_table.build([certificates.read(path)], "test", shown)
+    assert "At ε" not in [column.head for column in alone.columns] and "At ε" not in alone.caption
 
 
 def test_several_seeds_are_averaged(tmp_path):

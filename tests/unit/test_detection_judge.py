@@ -72,10 +72,13 @@ def test_figures_are_counted():
     assert evading.tolist() == [1.5, np.inf, 9.0, 0.5, 2.9]
     found = metrics.figures(clean, evading, {0.05: 2.0, 0.01: 4.0})
     assert found["examples"] == 5 and found["misclassified"] == 4
+    assert found["natural"] == 2 and found["fooled"] == 2
+    # 1.5 and 9 against 0, 1 and 3
+    assert found["auc"] == pytest.approx(5 / 6)
     loose, strict = found["rates"]
-    # rejected: two clean ones; of the four misclassified two; robust is the one that was never fooled
+    # rejected: two clean ones; of the two fooled one; robust is the one that was never fooled
     assert loose == {
-        **{"rate": 0.05, "threshold": 2.0, "false_positives": 2, "detected": 2},
+        **{"rate": 0.05, "threshold": 2.0, "false_positives": 2, "detected": 1},
         **{"evaded": 2, "robust": 1},
     }
     assert strict == {
@@ -91,6 +94,18 @@ def test_figures_are_counted():
     assert hidden["rates"][0]["detected"] == 1 and hidden["rates"][0]["robust"] == 2
     nothing = metrics.figures({"score": [0.0], "misclassified": [False]}, [np.inf], {0.05: 1.0})
     assert nothing["auc"] is None and nothing["rates"][0]["detected"] == 0
+
+
+def test_natural_errors_do_not_count_against_a_detector():
+    """One that tells all attacked images from all clean ones, beside a network that is right of 60 of 100."""
+    wrong = np.arange(100) >= 60
+    clean = {"score": np.linspace(0, 1, 100), "misclassified": wrong}
+    # an attack leaves what is wrong already as it is
+    attack = {"score": np.where(wrong, clean["score"], 5.0), "misclassified": np.full(100, True)}
+    found = metrics.figures(clean, metrics.lowest([attack]), {0.05: 2.0})
+    assert found["natural"] == 40 and found["fooled"] == 60 and found["misclassified"] == 100
+    assert found["auc"] == 1
+    assert found["rates"][0]["detected"] == 60 and found["rates"][0]["evaded"] == 40
 
 
 # -- the judge
@@ -145,6 +160,28 @@ def test_a_judgement(settings):
     if "eps" in settings:
         assert columns["linf"].max() <= 16 / 255 + 1e-6
     assert np.isfinite(columns["score"]).all() and figures["held_out"] == 100
+
+
+@pytest.fixture
+def tf32():
+    convolutions = torch.backends.cudnn.conv
+    before, convolutions.fp32_precision = convolutions.fp32_precision, "tf32"
+    yield
+    convolutions.fp32_precision = before
+
+
+@pytest.mark.parametrize("method", ["pgd", "orthogonal_pgd"])
+def test_attack_and_judge_read_all_digits(method, tf32):
+    """On a GPU in no pass TF32; the setting that decides it is the same without one."""
+    detector, found = Confidence(network("relu")), []
+    detector.network.register_forward_pre_hook(
+        lambda *_: found.append(torch.backends.cudnn.conv.fp32_precision)
+    )
+    pixels, labels = training_set(104)
+    settings = {"method": method, "eps": "16/255", "step": "8/255", "iterations": 2}
+    judge(detector, pixels[:4], labels[:4], pixels[4:], settings)
+    assert len(found) > 4 and set(found) == {"ieee"}
+    assert torch.backends.cudnn.conv.fp32_precision == "tf32"
 
 
 def test_wrong_settings_of_an_attack_are_told():

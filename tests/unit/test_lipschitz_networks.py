@@ -62,6 +62,23 @@ def test_the_bound_of_the_slope_is_above_it_and_near(base, own):
         assert found <= bounds[c] <= 1.03 * found + 1e-3, c
 
 
+@pytest.mark.parametrize("moved", [-10.0, -4.0, 4.0, 10.0])
+@pytest.mark.parametrize("base", ["identity", "relu", "elu", "silu"])
+def test_the_bound_holds_where_a_dictionary_has_moved_away(base, moved):
+    """Also where the base alone is steepest, far from all that the grid sees."""
+    alpha, weight = torch.zeros(1, 20), torch.ones(1)
+    points, gamma = torch.linspace(-3, 3, 20) + moved, torch.tensor(3.0)
+    bound = slopes.steepest(alpha, points, gamma, slopes.points_needed(3, 3.0), weight, base)
+    found = steepest_found(alpha[0].numpy(), points.numpy(), 3.0, 1.0, base)
+    assert found <= bound <= 1.11 * found
+    layer = create_activation("kaf_base_1lip", 1, base=base, bandwidth=3.0, trainable_dictionary=True)
+    with torch.no_grad():
+        layer.dictionary += moved
+    x = torch.linspace(-20, 20, 8001)[:, None].requires_grad_()
+    (slope,) = torch.autograd.grad(layer(x).sum(), x)
+    assert slope.abs().max() <= 1 + 1e-6
+
+
 @pytest.mark.parametrize("name", ["kaf_1lip", "kaf_base_1lip"])
 def test_a_kaf_is_nowhere_steeper_than_1_and_somewhere_nearly(name):
     layer = create_activation(name, 4, **({"base": "silu"} if "base" in name else {}))

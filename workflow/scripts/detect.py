@@ -101,7 +101,7 @@ def run(arguments, settings, dataset, facts):
     for found in figures["rates"]:
         line(
             f"{name}, threshold of {found['rate']:.0%} false positives: {found['detected']} of "
-            f"{figures['misclassified']} misclassified rejected, {found['evaded']} of {figures['examples']} "
+            f"{figures['fooled']} fooled rejected, {found['evaded']} of {figures['examples']} "
             f"images misclassified and accepted"
         )
     write_csv(arguments.csv, attacked.tolist(), columns)

@@ -5,6 +5,7 @@ import torch
 from . import crown, interval
 from .entry import Certificate, Certified
 from .network import network_of
+from .operations import Activation
 
 
 class IntervalBounds(Certificate):
@@ -28,7 +29,14 @@ class IntervalBounds(Certificate):
     def __init__(self, network, image_shape, batch_size, *, eps, steps=10):
         super().__init__(network, image_shape, batch_size)
         self.steps_of_network = network_of(network, image_shape)
+        for step in self.steps_of_network.steps:
+            if isinstance(step.operation, Activation) and not self._needs_no_bounds(step.operation):
+                _check_bounds(step)
         self.eps, self.steps = eps, steps
+
+    @staticmethod
+    def _needs_no_bounds(activation):
+        return activation.rises
 
     def __call__(self, images, labels, numbers):
         with torch.no_grad():
@@ -73,9 +81,21 @@ class Crown(IntervalBounds):
         super().__init__(network, image_shape, batch_size, eps=eps, steps=steps)
         self.intermediate = intermediate
 
+    @staticmethod
+    def _needs_no_bounds(activation):
+        return False  # also what rises needs lines
+
     def margins(self, lower, upper, labels):
         """Lower bounds of the margins on boxes of images, (N, K)."""
         return crown.margins(self.steps_of_network, lower, upper, labels, self.intermediate)
+
+
+def _check_bounds(step):
+    """Asks for an activation's bounds, which stay with it, before the first image does."""
+    try:
+        _ = step.operation.bounds
+    except ValueError as error:
+        raise ValueError(f"model: {step.name}: {error}") from None
 
 
 def largest_radii(certified, images, labels, eps, steps):

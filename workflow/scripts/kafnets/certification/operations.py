@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from ..activations.sorting import MaxMin
 from .activations import bounds_of
+from .spectral import pair
 
 
 class Affine:
@@ -309,16 +310,12 @@ class MaxPooling:
         r"""What each maximum is of, :math:`(N, C, H', W', K)`; padding is :math:`-\infty`."""
         layer = self.layer
         (rows, columns), (down, right), (above, left), (apart, beside) = (
-            _pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
+            pair(value) for value in (layer.kernel_size, layer.stride, layer.padding, layer.dilation)
         )
         x = functional.pad(x, (left, left, above, above), value=-math.inf)
         below, beyond = apart * (rows - 1) + 1, beside * (columns - 1) + 1
         x = x.unfold(2, below, down).unfold(3, beyond, right)
         return x[..., ::apart, ::beside].flatten(-2)
-
-
-def _pair(value):
-    return (value, value) if isinstance(value, int) else tuple(value)
 
 
 class Activation:

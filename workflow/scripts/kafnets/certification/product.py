@@ -5,6 +5,8 @@ is a factor for each channel is taken into the layer before it: of a normalisati
 :math:`\sup |f_c'|`, since :math:`\|f(y) - f(y')\| \le \|\mathrm{diag}(\sup |f_c'|)\,(y - y')\|`.
 """
 
+import math
+
 import torch
 
 from ..activations import is_elementwise
@@ -26,6 +28,7 @@ from .operations import (
     Scaling,
     Selection,
 )
+from .spectral import pair
 
 _KNOWN = Convolution | Dense | Scaling | Addition | Dropping | MaxPooling | Reshaping | Selection
 
@@ -148,13 +151,11 @@ def _times(factor, other):
 
 def _overlap(layer):
     """In how many windows of a maximum pooling a number is, at most."""
-    pairs = [
-        (one, one) if isinstance(one, int) else tuple(one)
-        for one in (layer.kernel_size, layer.stride, layer.dilation)
-    ]
+    pairs = (pair(one) for one in (layer.kernel_size, layer.stride, layer.dilation))
     count = 1
     for size, stride, apart in zip(*pairs, strict=True):
-        count *= -(-size // stride) if apart == 1 else size
+        # those of a window's places that are in the number's own place for windows a stride apart
+        count *= -(-size // (stride // math.gcd(stride, apart)))
     return count
 
 

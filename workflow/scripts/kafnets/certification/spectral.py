@@ -1,4 +1,4 @@
-r"""Spectral norms of linear layers: sound ones for certificates, and the power iteration for trainings.
+r"""Spectral norms of linear layers, sound ones for certificates.
 
 A convolution with zero padding is part of the circular convolution on a torus large enough for nothing to
 wrap around: n + k - 1 for an input of size n and a kernel of size k. That one's norm is the largest over
@@ -52,10 +52,10 @@ def convolution_norm(weight, stride=1, padding=0, input_size=None, dilation=1, g
         raise ValueError(
             f"weight must be (out, in / groups, k, k), out a multiple of groups, got {tuple(weight.shape)}"
         )
-    sizes = _pair(input_size)
+    sizes = pair(input_size)
     if sizes is None or min(sizes) < 1:
         raise ValueError(f"input_size must be the rows and columns of the input, got {input_size!r}")
-    stride, kernel = _pair(stride), _dilated(weight.double(), _pair(dilation))
+    stride, kernel = pair(stride), _dilated(weight.double(), pair(dilation))
     torus = [
         -(-(size + k - 1) // step) * step
         for size, k, step in zip(sizes, kernel.shape[2:], stride, strict=True)
@@ -92,7 +92,7 @@ def _dilated(kernel, dilation):
     return spread
 
 
-def _pair(value):
+def pair(value):
     """(rows, columns) of an integer or of two."""
     if value is None:
         return None
@@ -121,29 +121,3 @@ def layer_norm(layer, input_size=None):
     return convolution_norm(
         layer.weight, layer.stride, layer.padding, input_size, layer.dilation, layer.groups
     )
-
-
-def power_iteration(linear, start, steps=1):
-    r"""An estimate of a linear map's spectral norm from below, differentiable: for trainings, no proof.
-
-    Args:
-        linear (callable): the map, without a bias; its gradient reaches whatever weights it uses.
-        start (Tensor): an input, not 0, such as the vector that the last call returned; the map is applied
-            to it as it is, so that its first dimension is the batch where the map wants one.
-        steps (int): of the iteration. Default: 1
-
-    Returns:
-        (Tensor, Tensor): :math:`\|A v\|`, with a gradient for A, and the unit vector v.
-    """
-    vector = _unit(start.detach())
-    for _ in range(steps):
-        vector.requires_grad_()
-        with torch.enable_grad():
-            image = linear(vector)
-        (vector,) = torch.autograd.grad(image, vector, image.detach())
-        vector = _unit(vector.detach())
-    return torch.linalg.vector_norm(linear(vector)), vector
-
-
-def _unit(vector):
-    return vector / torch.linalg.vector_norm(vector).clamp(min=torch.finfo(vector.dtype).tiny)

@@ -43,7 +43,8 @@ def merged(found):
     """The attacks whose lowest scores are what an attacker reaches who knows the detector.
 
     Those that are run in the ball of the first adaptive one, norm and radius: also those that know nothing of
-    the detector, which such an attacker may try too. Successes in other balls say nothing about this one.
+    the detector, which such an attacker may try too. What other attacks find counts image by image, where it
+    lies in this ball: see :meth:`kafnets.report.detections.Guarded.adaptive`.
     """
     attacks = found["attacks"]
     first = next(name for name in found["run_attacks"] if is_adaptive(attacks[name]))

@@ -48,7 +48,7 @@ def split(labels, examples, held_out):
 def judge(detector, images, labels, held_out, settings, *, batch_size=None, progress=None):
     """Attacks every image; an image whose unperturbed self has the lower score is left as it is.
 
-    The answers and scores are the network's and the detector's own, without TF32.
+    The answers and scores are the network's and the detector's own, without TF32, for the attack too.
 
     Args:
         detector (Detector): trained, on the device that shall compute.
@@ -142,7 +142,8 @@ def _attack(detector, pixels, labels, settings, thresholds, batch_size, progress
         attacked, arguments["threshold"] = detector, thresholds[AIMED_AT]
     seed = settings.get("start_seed", 0)
     try:
-        with seeded(seed, pixels.device):
+        # what is misclassified by TF32's roundings alone would be right to the judge
+        with seeded(seed, pixels.device), exact_convolutions():
             return entry.load()(
                 attacked, pixels, labels, batch_size=batch_size, seed=seed, progress=progress, **arguments
             )

@@ -74,6 +74,23 @@ def lowest(attacks):
     return np.minimum.reduce(found)
 
 
+def of_fooled(clean, evading):
+    """The scores that a detector of attacks is to tell apart, of images that are right unperturbed.
+
+    An image that is misclassified without an attack shows nothing that such a detector looks for, and would
+    stand on both sides.
+
+    Args:
+        clean, evading: as of :func:`figures`.
+
+    Returns:
+        (array, array): of the images as they are, and of those that the attack has misclassified.
+    """
+    right = ~np.asarray(clean["misclassified"], bool)
+    scores, evading = np.asarray(clean["score"], float), np.asarray(evading, float)
+    return scores[right], evading[right & np.isfinite(evading)]
+
+
 def figures(clean, evading, thresholds):
     """What a table says of a detector under an attack; all are counts of images.
 
@@ -84,19 +101,23 @@ def figures(clean, evading, thresholds):
         thresholds (dict): rate -> threshold.
 
     Returns:
-        dict: `examples`; `misclassified`, images that the attack has misclassified; `auc`, of these against
-        the clean images, None of none; and `rates`, for each its `threshold` and `false_positives`, clean
-        images rejected; `detected`, of the misclassified those rejected; `evaded`, images misclassified and
-        accepted (the attacker's successes); `robust`, images that are right and accepted as they are and not
-        among these.
+        dict: `examples`; `natural`, images that are misclassified unperturbed; `misclassified`, these and all
+        that the attack has misclassified; `fooled`, those that are right unperturbed and that it has
+        misclassified; `auc`, of the fooled against the images that are right, unperturbed, None of none; and
+        `rates`, for each its `threshold` and `false_positives`, clean images rejected; `detected`, of the
+        fooled those rejected; `evaded`, images misclassified and accepted (the attacker's successes, natural
+        errors among them); `robust`, images that are right and accepted as they are and not among these.
     """
     scores, right = np.asarray(clean["score"]), ~np.asarray(clean["misclassified"], bool)
     evading = np.asarray(evading, float)
     reached = np.isfinite(evading)
+    clean_scores, fooled_scores = of_fooled(clean, evading)
     found = {
         "examples": len(scores),
+        "natural": int((~right).sum()),
         "misclassified": int(reached.sum()),
-        "auc": auc(scores, evading[reached]) if reached.any() else None,
+        "fooled": len(fooled_scores),
+        "auc": auc(clean_scores, fooled_scores) if len(fooled_scores) else None,
         "rates": [],
     }
     for rate, limit in thresholds.items():
@@ -106,7 +127,7 @@ def figures(clean, evading, thresholds):
                 "rate": rate,
                 "threshold": limit,
                 "false_positives": int((scores > limit).sum()),
-                "detected": int((reached & ~evaded).sum()),
+                "detected": int((right & reached & ~evaded).sum()),
                 "evaded": int(evaded.sum()),
                 "robust": int((right & (scores <= limit) & ~evaded).sum()),
             }

@@ -19,6 +19,7 @@ class _Quantity:
     head: str
     value: object  # function of a Certification
     norm: str = ""  # whose certificates alone have it
+    at_eps: bool = False  # those alone that try an eps of their own have it
     is_share: bool = True
     digits: int = 1
     has_best: bool = True  # whether the largest is a merit
@@ -33,7 +34,7 @@ def build(found, experiment, settings):
         settings: of :func:`kafnets.config.certification.certified_settings`.
     """
     grouped, chosen = certificates.by_certificate(found), settings["certificates"]
-    columns = _quantities({chosen[name]["norm"] for name in grouped})
+    columns = _quantities([chosen[name] for name in grouped])
     rows, records = [], []
     for name in (name for name in chosen if name in grouped):
         of_activation = {one: grouped[name][one] for one in settings["activations"] if one in grouped[name]}
@@ -56,7 +57,8 @@ def build(found, experiment, settings):
     )
 
 
-def _quantities(norms):
+def _quantities(chosen):
+    norms = {one["norm"] for one in chosen}
     found = [_Quantity("clean_accuracy", "Clean", lambda one: one.record["clean_accuracy"])]
     if "l2" in norms:
         found += [
@@ -66,8 +68,8 @@ def _quantities(norms):
         found.append(
             _Quantity("acr", "ACR", lambda one: one.record["average_radius"], "l2", is_share=False, digits=3)
         )
-    if "linf" in norms:
-        found.append(_Quantity("linf_eps", "At ε", _at_own_radius, "linf"))
+    if any(_has_eps(one) for one in chosen):
+        found.append(_Quantity("linf_eps", "At ε", _at_own_radius, "linf", at_eps=True))
     found.append(
         _Quantity(
             "abstained",
@@ -95,7 +97,12 @@ def _at_own_radius(one):
 
 
 def _applies(column, certificate):
-    return column.norm in ("", certificate["norm"])
+    return column.norm in ("", certificate["norm"]) and (not column.at_eps or _has_eps(certificate))
+
+
+def _has_eps(certificate):
+    """Whether it is of the L-infinity norm and tries an eps; by a Lipschitz constant none is tried."""
+    return certificate["norm"] == "linf" and certificate["arguments"].get("eps") is not None
 
 
 def _cells(column, certificate, networks):
@@ -132,7 +139,7 @@ def _record(activation, name, certificate, columns, seeds):
         "certificate": name,
         "method": certificate["method"],
         "norm": certificate["norm"],
-        "radius": certificates.shown_radius(certificate)[1] if certificate["norm"] == "linf" else "",
+        "radius": certificates.shown_radius(certificate)[1] if _has_eps(certificate) else "",
         "seeds": len(seeds),
         "examples": examples,
     }
@@ -183,7 +190,7 @@ def _caption(grouped, settings):
             "of the pixel range; at 0 its accuracy. ACR: average certified radius, 0 where it is wrong or "
             "abstains."
         )
-    if "linf" in norms:
+    if any(_has_eps(settings["certificates"][name]) for name in grouped):
         sentences.append("At ε: right, and no perturbation within the certificate's ε, L∞, changes that.")
     if any(settings["certificates"][name]["method"] == "smoothing" for name in grouped):
         sentences.append(

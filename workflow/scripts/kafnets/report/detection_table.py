@@ -21,7 +21,7 @@ def build(guarded, settings):
         if _network(one, several) != network:  # a row with its name alone, which keeps the column narrow
             network = _network(one, several)
             rows.append((Cell(network), *[Cell("")] * 10))
-        static, adaptive = one.figures([settings["static"]]), one.figures(settings["merged"])
+        static, adaptive = (one.figures(evading) for evading in attackers(one, settings))
         rows.append(
             (
                 Cell(said(one.detector)),
@@ -50,13 +50,19 @@ def build(guarded, settings):
     )
 
 
+def attackers(one, settings):
+    """The lowest scores of both attackers, who does not know the detector and who does, (N,) each."""
+    its = ball(settings["attacks"][settings["merged"][0]])
+    return one.attacks[settings["static"]].evading, one.adaptive(settings["merged"], its)
+
+
 def of_attacks(guarded, settings):
     """The table of every attack: a row a detector beside a network and an attack. Arguments as of `build`."""
     several = len({one.seed for one in guarded}) > 1
     rows, records = [], []
     for one in guarded:
         for attack, its in settings["attacks"].items():
-            found = one.figures([attack])
+            found = one.figures(one.attacks[attack].evading)
             distance = _distance(one.attacks[attack], _at(found, LOOSE)["threshold"])
             rows.append(
                 (
@@ -106,7 +112,7 @@ def _attacker(figures, strict=False):
     """AUC, true positive rates, and success rates: the one at the loose threshold, or both."""
     rates = [_at(figures, rate) for rate in (STRICT, LOOSE)]
     auc = Cell(NOT_RUN if figures["auc"] is None else f"{figures['auc']:.3f}")
-    detected = [_plain(one["detected"], figures["misclassified"]) for one in rates]
+    detected = [_plain(one["detected"], figures["fooled"]) for one in rates]
     first, second = (one["evaded"] for one in rates)
     evaded = (_plain(first, figures["examples"]),) if strict else ()
     return auc, *detected, *evaded, _share(second, figures["examples"])
@@ -133,7 +139,7 @@ def _record(one, attack, figures):
         "seed": one.seed,
         "detector": one.detector,
         "attack": attack,
-        **{name: figures[name] for name in ("examples", "misclassified", "auc")},
+        **{name: figures[name] for name in ("examples", "natural", "misclassified", "fooled", "auc")},
     }
     of_all = figures["examples"]
     for found in figures["rates"]:
@@ -141,7 +147,7 @@ def _record(one, attack, figures):
         line[f"threshold_{percent}"] = found["threshold"]
         for name, examples in (
             ("false_positives", of_all),
-            ("detected", figures["misclassified"]),
+            ("detected", figures["fooled"]),
             ("evaded", of_all),
             ("robust", of_all),
         ):
@@ -162,13 +168,16 @@ def caption(guarded, settings):
         [
             f"{settings['title']}: detectors beside the networks, under an attacker who does not know them "
             f"({_described(settings, settings['static'])}), and under one who does (adaptive: for each image "
-            f"the lowest score at which any of {merged} has it misclassified, {_ball(settings)}).",
+            f"the lowest score at which any of {merged} has it misclassified, {_ball(settings)}"
+            f"{_others(settings)}).",
             _images(guarded),
-            "TPR@1, TPR@5: of the misclassified images those rejected, at the thresholds of 1% and 5% false "
-            "positives. SR@5: of all images those that the attacker has misclassified and accepted. Robust@5 "
-            "counts those of all images that are right and accepted as they are, and that no attack has "
-            "misclassified and accepted. AUC: misclassified against clean images; it says "
+            "TPR@1, TPR@5: of the images that are right unperturbed and that the attacker has misclassified, "
+            "those rejected, at the thresholds of 1% and 5% false positives. SR@5: of all images those that "
+            "are misclassified and accepted, natural errors among them. Robust@5 counts those of all images "
+            "that are right and accepted as they are, and that no attack has misclassified and accepted. "
+            "AUC: the images of TPR against the clean ones that are right; it says "
             "nothing about a threshold, and is no measure of robustness.",
+            _natural(guarded),
             _detectors(settings),
             _BOUND,
         ]
@@ -183,11 +192,13 @@ def caption_of_attacks(guarded, settings):
             f"{settings['title']}: every detector under every attack, those that know it and those that do "
             f"not. {described}.",
             _images(guarded),
-            "Misclassified: images that the attack has misclassified, accepted or not. Median l2: the median "
+            "Misclassified: of all images those that are misclassified under the attack, accepted or not, "
+            "natural errors among them. Median l2: the median "
             "length of the perturbations that succeed at the threshold of 5% false positives, 0 for images "
             "that are misclassified and accepted as they are; attacks without a radius are to be read by it, "
             "and their success rates say nothing of a ball.",
             "TPR, SR and AUC as in the main table, SR@1 at the threshold of 1%.",
+            _natural(guarded),
         ]
     )
 
@@ -208,6 +219,17 @@ def _images(guarded):
         f"{counts} those rejected at the threshold of 5%). Shares in percent, some with "
         "their Wilson 95% interval; all intervals are in the CSV file."
     )
+
+
+def _natural(guarded):
+    """How many images each network gets wrong without an attack: these count in SR, not in TPR and AUC."""
+    several = len({one.seed for one in guarded}) > 1
+    shares = {
+        _network(one, several): 100 * next(iter(one.attacks.values())).clean["misclassified"].mean()
+        for one in guarded
+    }
+    said_of = ", ".join(f"{network} {share:.1f}%" for network, share in shares.items())
+    return f"Natural errors, images misclassified unperturbed: {said_of}."
 
 
 def _detectors(settings):
@@ -236,6 +258,14 @@ def _described(settings, name):
         if key in its
     ]
     return f"{DETECTION_ATTACKS[its['method']].label}{', ' if details else ''}{', '.join(details)}"
+
+
+def _others(settings):
+    """Which attacks count besides, image by image."""
+    others = [name for name in settings["attacks"] if name not in settings["merged"]]
+    if not others or ball(settings["attacks"][settings["merged"][0]]) is None:
+        return ""
+    return f", and of {', '.join(map(said, others))} what lies in that ball"
 
 
 def _ball(settings):

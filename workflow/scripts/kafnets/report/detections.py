@@ -107,18 +107,31 @@ class Guarded:
     detector: str
     attacks: dict
 
-    def figures(self, names):
-        """:func:`.metrics.figures` under the lowest scores of these attacks, on the same images."""
-        chosen = [self.attacks[name] for name in names]
-        evading = np.minimum.reduce([one.evading for one in chosen])
-        return metrics.figures(chosen[0].clean, evading, chosen[0].thresholds)
+    def adaptive(self, merged, ball):
+        """(N,) the lowest scores that an attacker reaches in the ball who knows the detector and all attacks.
 
-    def curve(self, names):
-        """False and true positive rates under these attacks; None where they have nothing misclassified."""
-        chosen = [self.attacks[name] for name in names]
-        evading = np.minimum.reduce([one.evading for one in chosen])
-        reached = evading[np.isfinite(evading)]
-        return metrics.roc(chosen[0].clean["score"], reached) if len(reached) else None
+        Args:
+            merged: names of the attacks in that ball, norm and radius.
+            ball (tuple): the norm and the radius; of every other attack those images count whose recorded
+                perturbation lies within. None: only `merged` counts.
+        """
+        found = [self.attacks[name].evading for name in merged]
+        if ball is not None:
+            norm, eps = ball
+            others = [one for name, one in self.attacks.items() if name not in merged]
+            found += [np.where(one.columns[norm] <= eps, one.evading, np.inf) for one in others]
+        return np.minimum.reduce(found)
+
+    def figures(self, evading):
+        """:func:`.metrics.figures` of the lowest scores at which the images are misclassified, (N,)."""
+        first = next(iter(self.attacks.values()))
+        return metrics.figures(first.clean, evading, first.thresholds)
+
+    def curve(self, evading):
+        """False and true positive rates, of images right unperturbed; None where none of them is fooled."""
+        first = next(iter(self.attacks.values()))
+        clean, fooled = metrics.of_fooled(first.clean, evading)
+        return metrics.roc(clean, fooled) if len(fooled) else None
 
 
 def guarded(judged, settings):

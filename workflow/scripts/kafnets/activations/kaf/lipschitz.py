@@ -1,4 +1,4 @@
-r"""How steep a Gaussian KAF can be, proved: its derivatives, their bounds, and two Lipschitz constants.
+r"""How steep a Gaussian KAF can be, proved: its derivatives, their bounds, and a Lipschitz constant.
 
 .. math:: f(x) = \sum_i \alpha_i \exp(-\gamma (x - d_i)^2)
 
@@ -44,8 +44,8 @@ def derivative_bound(norm, bandwidth, order):
 def rkhs_lipschitz(alpha, dictionary, bandwidth):
     r"""The Lipschitz constant :math:`\sqrt{2 \gamma\, \alpha^\top K \alpha}` of each channel.
 
-    In closed form and differentiable: for penalties. Of a ridge start it is twice the true constant, see
-    :func:`certified_lipschitz`.
+    In closed form and differentiable: for penalties. Of a ridge start it is twice the true constant, which
+    :func:`kafnets.certification.activations.bounds_of` finds.
 
     Args:
         alpha, dictionary, bandwidth: as of :func:`rkhs_norm`.
@@ -81,7 +81,7 @@ def derivatives(x, alpha, dictionary, bandwidth, orders):
 
 
 def grid(dictionary, bandwidth, reach=(0.0, 0.0)):
-    """Evenly spaced places, beyond which nothing is left of the kernels, and which reach so far.
+    """Evenly spaced places, `MOST_POINTS` at most, which go so far that nothing is left of the kernels.
 
     Returns:
         Tensor: float64, (R, P), R = 1 where all channels have the same dictionary and bandwidth.
@@ -96,33 +96,6 @@ def grid(dictionary, bandwidth, reach=(0.0, 0.0)):
     return low[:, None] + (high - low)[:, None] * along
 
 
-def certified_lipschitz(alpha, dictionary, bandwidth):
-    r"""sup |f'| of each channel, within 1.001 of the truth and not below it.
-
-    On a grid of step h, with what the next derivatives allow between its points:
-
-    .. math:: \max_k |f'(x_k)| + \frac{h^2}{8} \Big(\max_{k}|f'''(x_k)| + \frac{h^2}{8} M_5\Big)
-
-    cell by cell, :math:`M_5` of :func:`derivative_bound`; beyond the grid less than 1e-14 of the
-    coefficients is left. Differentiable: the gradient is that at the steepest place.
-
-    Args:
-        alpha, dictionary, bandwidth: as of :func:`rkhs_norm`.
-
-    Returns:
-        Tensor: float64, :math:`(C)`.
-    """
-    x = grid(dictionary, bandwidth)
-    first, third = derivatives(x, alpha, dictionary, bandwidth, (1, 3))
-    norm = rkhs_norm(alpha, dictionary, bandwidth)
-    fifth = derivative_bound(norm, bandwidth, 5).detach()[:, None]
-    eighth = (x[:, 1:2] - x[:, :1]).square() / 8
-    slack = eighth * (_of_cells(third.detach().abs()) + eighth * fifth)
-    # of kernels that are narrower than cells the closed form knows more
-    inside = (_of_cells(first.abs()) + slack).amax(1).minimum(derivative_bound(norm, bandwidth, 1))
-    return torch.maximum(inside, outside_slope(alpha, bandwidth)) + rounding_of_slope(alpha, bandwidth)
-
-
 def outside_slope(alpha, bandwidth):
     """How steep the kernels' sum can be beyond the grid, (C,)."""
     return (
@@ -133,10 +106,6 @@ def outside_slope(alpha, bandwidth):
 def rounding_of_slope(alpha, bandwidth):
     """What rounding in float64 can make of f', (C,)."""
     return 1e-15 * alpha.shape[1] * alpha.detach().double().abs().sum(1) * bandwidth.detach().double().sqrt()
-
-
-def _of_cells(values):
-    return torch.maximum(values[:, :-1], values[:, 1:])
 
 
 def _columns(alpha, dictionary, bandwidth):

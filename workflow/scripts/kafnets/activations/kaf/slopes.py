@@ -1,9 +1,9 @@
 r"""The steepest slope of a KAF in each channel, proved in every pass of a training.
 
-As :func:`.lipschitz.certified_lipschitz`, a little less tight, with a base, and on a grid with a fixed number
-of points: nothing waits for the device. On that, h apart, :math:`f'` deviates between two points from their
-chord by at most :math:`\frac{h^2}{8} \sup |f^{(3)}|`, which the norm in the kernels' space bounds. Beyond the
-grid, a distance R from every point of the dictionary,
+As a certificate's (:mod:`kafnets.certification.activations`), a little less tight, and on a grid with a
+fixed number of points: nothing waits for the device. On that, h apart, :math:`f'` deviates between two
+points from their chord by at most :math:`\frac{h^2}{8} \sup |f^{(3)}|`, which the norm in the kernels'
+space bounds. Beyond the grid, a distance R from every point of the dictionary,
 :math:`|f'| \le \sum_i |\alpha_i|\, 2 \gamma R\, e^{-\gamma R^2}`, since :math:`R \ge 1/\sqrt{2\gamma}`.
 """
 
@@ -24,7 +24,8 @@ _SLOPES = {
     "silu": lambda x: x.sigmoid() * (1 + x * (-x).sigmoid()),
 }
 _THIRD = {"identity": 0.0, "relu": 0.0, "elu": 1.0, "silu": 0.31}  # at most so large
-_SILU_FALLS = 2.5  # its slope, at most 1.1 anywhere, falls to 1 from here on
+# SiLU's slope, at most 1.1 anywhere, rises from -2.4 to 2.3 and falls to 1 from 2.5 on.
+_SILU_RISES, _SILU_FALLS = 2.3, 2.5
 
 
 def points_needed(boundary, gamma):
@@ -65,7 +66,7 @@ def steepest(alpha, dictionary, bandwidth, points, weight=None, base=None):
         weight = weight.double()[:, None]
         kernels, slopes = slopes, slopes + weight * _SLOPES[base](x)
         third = third + _THIRD[base] * weight.abs()
-        beyond = beyond + weight.abs() * _beyond(base, high)
+        beyond = beyond + weight.abs() * _beyond(base, low, high)
         if base == "relu":
             slopes = torch.cat([slopes, kernels[:, -1:]], 1)
         # a base has a rounding, too
@@ -75,8 +76,10 @@ def steepest(alpha, dictionary, bandwidth, points, weight=None, base=None):
     return (torch.maximum(found, beyond) + rounding)[:, 0]
 
 
-def _beyond(base, high):
-    """How steep the base is beyond a grid."""
+def _beyond(base, low, high):
+    """How steep the base is beyond a grid from `low` to `high`, which a learned dictionary may move."""
     if base != "silu":
         return 1.0
-    return torch.where(high > _SILU_FALLS, _SLOPES[base](high), 1.1)
+    slope = _SLOPES[base]
+    right = torch.where(high > _SILU_FALLS, slope(high), 1.1)  # 1 at least: more than -0.1, on the left
+    return torch.maximum(right, torch.where(low < _SILU_RISES, slope(low), 1.1))

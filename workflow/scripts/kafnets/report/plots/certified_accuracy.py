@@ -11,8 +11,9 @@ _KINDS = {"clean": "o", "attacked": "|", "certified": "D"}
 def draw(found, rows, settings):
     """A panel for every certificate, in it a line for every activation: what is certified, robust, right.
 
-    Where the attack has the certificate's norm and radius, it leaves at least what is certified; a panel's
-    title says which attack and which radius it shows.
+    Where the attack has the certificate's norm and radius, it leaves at least what is certified of the same
+    images. Attack and certificate may be of other numbers of images, which a panel's title says, with which
+    attack and which radius it shows.
 
     Args:
         found: list of `certificates.Certification` of one experiment.
@@ -30,14 +31,16 @@ def draw(found, rows, settings):
         panel.set_visible(False)
     for panel, name in zip(axes.flat, names, strict=False):
         attack, radius, words = certificates.compared(settings["certificates"][name], settings)
-        attacked = over_seeds(rows, attack)["mean"] if attack in set(rows["attack"]) else {}
+        of_attack = over_seeds(rows[rows["activation"].isin(list(grouped[name]))], attack)
+        attacked = dict(of_attack["mean"])
+        counts = _counts(grouped[name], of_attack["examples"])
         for place, activation in enumerate(activations):
             if activation in grouped[name]:
                 shares = _shares(grouped[name][activation], radius)
                 if activation in attacked:
                     shares["attacked"] = float(attacked[activation])
                 _line(panel, place, activation, shares)
-        panel.set_title(f"{name}\nattacked: {words}", loc="left", fontsize=7)
+        panel.set_title(f"{name}{counts}\nattacked: {words}", loc="left", fontsize=7)
         panel.set_yticks(range(len(activations)), [style.label(one) for one in activations])
         panel.grid(axis="y", visible=False)
         panel.set_xlim(0, 100)
@@ -46,6 +49,19 @@ def draw(found, rows, settings):
     keys = [style.point_key(kind, marker, **_look(kind, style.GREY)) for kind, marker in _KINDS.items()]
     drawn.legend(handles=keys, loc="outside lower center", ncols=len(keys), handletextpad=0.2)
     return drawn
+
+
+def _counts(of_activation, attacked):
+    """How many images were certified, and how many attacked where these are others."""
+    certified = {one.record["examples"] for seeds in of_activation.values() for one in seeds}
+    attacked = {int(count) for count in attacked}
+    said = {
+        kind: " or ".join(f"{count:,}" for count in sorted(counts))
+        for kind, counts in (("certified", certified), ("attacked", attacked))
+    }
+    if certified == attacked or not attacked:
+        return f", {said['certified']} images"
+    return f", {said['certified']} images certified, {said['attacked']} attacked"
 
 
 def _shares(seeds, radius):

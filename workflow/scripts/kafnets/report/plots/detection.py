@@ -4,7 +4,7 @@ import numpy
 from matplotlib.ticker import PercentFormatter
 
 from ...registry import label
-from ..detection_table import LOOSE, STRICT, said
+from ..detection_table import LOOSE, STRICT, attackers, said
 from . import style
 
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -48,11 +48,9 @@ def _panel(axes, title, detectors, settings):
     axes.plot(chance, chance, color=style.LIGHT, linewidth=0.8, zorder=1)
     for number, one in enumerate(detectors):
         colour = _COLOURS[number % len(_COLOURS)]
-        for kind, names, dashes in (
-            ("static", [settings["static"]], (0, (3, 1.2))),
-            ("adaptive", settings["merged"], "-"),
-        ):
-            curve = one.curve(names)
+        static, adaptive = attackers(one, settings)
+        for kind, evading, dashes in (("static", static, (0, (3, 1.2))), ("adaptive", adaptive, "-")):
+            curve = one.curve(evading)
             if curve is None:
                 continue
             false, true = curve
