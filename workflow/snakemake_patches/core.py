@@ -5,8 +5,8 @@ or on a cluster. Without these changes Snakemake
 
 - leaves its lock when it is killed, and refuses to go on; here the lock goes with the process that held it;
 - removes a job's log before the job starts again; here the log is kept, and a line marks each start;
-- looks for jobs to start once a second more for each job that has ended, which took 44 % of a core after 200
-  jobs; here it looks when a job has ended, or where its limit of jobs per second has held some back;
+- looks for jobs to start once a second more for each job that has ended; here it looks when a job has ended,
+  or where its limit of jobs per second has held some back;
 - takes the start of a job that another snakemake runs (on a cluster; of a `run:` rule) from a mark that the
   other one removes, so that it seems to end before it starts: the report's chart of runtimes, whose axis is
   logarithmic, cannot show that;

@@ -20,7 +20,8 @@ _SECONDS_BETWEEN_LINES = 20
 def certify(network, images, labels, method, settings, *, batch_size=128, progress=None, memory=None):
     """Certifies a network at every image.
 
-    What is proved is proved of the network itself, in float32 without TF32 on a GPU.
+    What is proved is proved of the network itself, which runs in float32 without TF32 on a GPU; what of the
+    rounding there is covered says each certificate.
 
     Args:
         network (nn.Module): classifier of images in [0, 1], on the device that shall compute.

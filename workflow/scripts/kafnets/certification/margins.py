@@ -10,7 +10,7 @@ from .operations import Convolution
 from .product import Product
 from .spectral import convolution_norm, matrix_norm
 
-# What rounding in float64 may do to logits, relative to the largest, and to a product of constants.
+# Allowed for what rounding in float64 does to logits, relative to the largest, and to a product of constants.
 _ROUNDING = 1e-9
 
 
@@ -25,8 +25,9 @@ class LipschitzMargin(Certificate):
     of the steepest slopes of the activations. In the L-infinity norm on d numbers the radius is
     :math:`r / \sqrt d`.
 
-    It is a proof of the function that the stored weights define. Constants and leads are computed in float64,
-    and what its rounding may do is taken off; that of the network in float32 is not part of the function.
+    It is a proof of the function that the stored weights define, but for roundings. Constants and leads are
+    computed in float64, whose rounding is allowed for by 1e-9 of the largest logit and of the constant (an
+    allowance far above it, not derived); that of the network in float32 is not part of the function.
 
     Args:
         network, image_shape, batch_size: see :class:`.entry.Certificate`.

@@ -81,7 +81,7 @@ def derivatives(x, alpha, dictionary, bandwidth, orders):
 
 
 def grid(dictionary, bandwidth, reach=(0.0, 0.0)):
-    """Evenly spaced places, beyond which nothing is left of the kernels, and which reach so far.
+    """Evenly spaced places, `MOST_POINTS` at most, which go so far that nothing is left of the kernels.
 
     Returns:
         Tensor: float64, (R, P), R = 1 where all channels have the same dictionary and bandwidth.
@@ -97,7 +97,7 @@ def grid(dictionary, bandwidth, reach=(0.0, 0.0)):
 
 
 def certified_lipschitz(alpha, dictionary, bandwidth):
-    r"""sup |f'| of each channel, within 1.001 of the truth and not below it.
+    r"""sup |f'| of each channel, not below the truth; within 1.001 of it unless the grid is capped.
 
     On a grid of step h, with what the next derivatives allow between its points:
 
