@@ -302,23 +302,16 @@ def test_the_modes_of_a_checked_network_come_back(place):
     assert network.training and network[0].training and not network[1].training
 
 
+OWN = ("--model", "foreign:build", "--weights", "mine.pt", "--data", "bars.safetensors", "--output", "out")
+
+
 def test_a_network_is_certified(place):
     """Of each image the class and the radius that the certificate's own function gives."""
     from kafnets.certification.certify import certify
 
     folder, network, dataset = place
     settings = {"method": "smoothing", "sigma": 0.1, "samples": 200, "selection_samples": 20}
-    given = (
-        "--model",
-        "foreign:build",
-        "--weights",
-        "mine.pt",
-        "--data",
-        "bars.safetensors",
-        "--output",
-        "out",
-    )
-    assert kafnets("certify", *given, "--settings", json.dumps(settings), "--device", "cpu") == 0
+    assert kafnets("certify", *OWN, "--settings", json.dumps(settings), "--device", "cpu") == 0
     record = read_json(folder / "out/smoothing.json")
     of_it = {key: value for key, value in settings.items() if key != "method"}
     figures, columns = certify(network, dataset.test_images, dataset.test_labels, "smoothing", of_it)
@@ -328,7 +321,7 @@ def test_a_network_is_certified(place):
     assert [float(row["radius"]) for row in rows] == columns["radius"].tolist()
     assert record["average_radius"] > 0
     before = (folder / "out/smoothing.json").stat().st_ino
-    assert kafnets("certify", *given, "--settings", json.dumps(settings), "--device", "cpu") == 0
+    assert kafnets("certify", *OWN, "--settings", json.dumps(settings), "--device", "cpu") == 0
     assert (folder / "out/smoothing.json").stat().st_ino == before  # made already
 
 
@@ -337,19 +330,9 @@ def test_a_network_is_certified(place):
     [("sigma", -1), ("sigma", "x"), ("alpha", 1), ("samples", 0), ("selection_samples", 1.5)],
 )
 def test_settings_that_no_certificate_has_are_said_in_one_line(place, name, value):
-    given = (
-        "--model",
-        "foreign:build",
-        "--weights",
-        "mine.pt",
-        "--data",
-        "bars.safetensors",
-        "--output",
-        "out",
-    )
     settings = json.dumps({"method": "smoothing", "sigma": 0.1, name: value})
     with pytest.raises(UserError, match=f"^certificate smoothing: ({name}: {value!r} is not|'>' not)"):
-        kafnets("certify", *given, "--settings", settings, "--device", "cpu")
+        kafnets("certify", *OWN, "--settings", settings, "--device", "cpu")
 
 
 @pytest.mark.parametrize(
