@@ -268,3 +268,25 @@ def test_a_thread_that_a_job_has_left_does_not_keep_the_process(context, tmp_pat
         process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+def test_a_signal_that_wakes_nobody_is_passed_on():
+    """One that another thread receives; one that comes just before the job begins to wait is as silent."""
+    job, host = socket.socketpair()
+    heard = []
+
+    def work():
+        time.sleep(1)  # until it waits
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+        host.settimeout(20)
+        with contextlib.suppress(TimeoutError):
+            heard.append(host.recv(100))
+        host.sendall(b"143\n")
+
+    thread = threading.Thread(target=work)
+    with job, host, client._Signals() as signals:
+        with signals.passed_on(job):
+            thread.start()
+        assert client._answer(job, signals) == 143
+        thread.join()
+    assert heard == [b"15\n"]

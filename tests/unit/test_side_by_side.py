@@ -2,6 +2,8 @@
 
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
@@ -144,14 +146,26 @@ def test_turns_go_round():
     assert turns.beside() == 0 and turns.most() == 1 and turns.give_way() is None
 
 
-def test_a_job_that_watches_for_no_signal_ends_as_a_process_does():
+def _of_the_process(number):
+    os.kill(os.getpid(), number)
+
+
+def _of_a_thread(number):
+    """It does not wake the main thread; nor does one that comes just before that falls asleep."""
+    signal.pthread_kill(threading.get_ident(), number)
+
+
+@pytest.mark.parametrize("send", [_of_the_process, _of_a_thread])
+def test_a_job_that_watches_for_no_signal_ends_as_a_process_does(send):
+    alarm = time.monotonic() + 60
+
     def endless():
-        while True:
+        while time.monotonic() < alarm:
             turns.give_way()
 
     def signals():
-        os.kill(os.getpid(), signal.SIGINT)
-        turns.give_way()
+        send(signal.SIGINT)
+        endless()
 
     found = side_by_side([endless, signals])
     assert [type(one) for one in found] == [SystemExit] * 2 and [one.code for one in found] == [130, 130]

@@ -36,7 +36,7 @@ rule render_page:
     params:
         **as_params(lambda wildcards: PAGE.settings(PLOTS), "experiments"),
         code=code_of("render_page.py"),
-        folder=OUT,
+        folder=lambda wildcards: OUT,
         study=lambda wildcards, input: ["--study", *input.study] if input.study else [],
     shell:
         f"python {SCRIPT}/render_page.py"

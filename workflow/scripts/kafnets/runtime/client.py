@@ -25,6 +25,9 @@ LENGTH = struct.Struct("!Q")
 ACCEPTED, REFUSED = b"+", b"-"
 ATTEMPTS = 3  # to reach a process that accepts the job
 PATIENCE = 600  # seconds for a process to accept the job: where it starts, it imports torch before
+# Seconds for the main thread to sleep at most while it waits for an end. A signal that another thread
+# receives, or that comes just before it falls asleep, is handled when it wakes: else when all is over.
+WAKE = 0.5
 # of a terminal or a shell; what they say changes nothing
 _NOT_COMPARED = {"_", "SHLVL", "OLDPWD", "TERM", "COLUMNS", "LINES"}
 _LAST_WORDS = 2000
@@ -203,7 +206,6 @@ def _ask(connection, request):
         socket.send_fds(connection, [LENGTH.pack(len(request))], [1, 2])
         connection.sendall(request)
         if connection.recv(1) == ACCEPTED:
-            connection.settimeout(None)
             return
         reason = connection.recv(1000).decode(errors="replace")
     except TimeoutError:
@@ -221,11 +223,14 @@ def peer(connection):
 
 def _answer(connection, signals):
     """The exit code of an accepted job; None when the process died."""
+    connection.settimeout(WAKE)
     with signals.passed_on(connection):
         answer = b""
         while not answer.endswith(b"\n"):
             try:
                 part = connection.recv(100)
+            except TimeoutError:  # awake for a signal that did not wake it
+                continue
             except OSError:
                 part = b""
             if not part:

@@ -6,6 +6,7 @@ import threading
 
 import torch
 
+from .client import WAKE
 from .turns import Turns
 
 
@@ -68,7 +69,8 @@ def side_by_side(functions, device=None):
     with stopping(turns.stop):
         jobs = [turns.start(on_gpu(function, device)) for function in functions]
         for job in jobs:
-            job.join()
+            while job.is_alive():
+                job.join(WAKE)
     before()
     return [job.value if job.error is None else job.error for job in jobs]
 
