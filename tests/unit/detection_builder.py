@@ -18,7 +18,7 @@ SETTINGS = {
     },
     "attacks": {
         "static": {"method": "pgd", "eps": "8/255", "step": "1/255", "iterations": 20},
-        "cw": {"method": "cw_detector", "iterations": 20},
+        "cw": {"method": "cw_detector", "iterations": 20, "search_steps": 5},
         "orthogonal": {"method": "orthogonal_pgd", "eps": "8/255", "step": "1/255", "iterations": 20},
     },
     "static": "static",

@@ -20,6 +20,9 @@ from kafnets.config.slices import (
     training_settings,
     worst_case_attacks,
 )
+from kafnets.config.slices import (
+    test_images as images_of,
+)
 from kafnets.pipeline.params import as_params
 
 from tests.unit.config_builders import (
@@ -28,6 +31,7 @@ from tests.unit.config_builders import (
     NAME,
     PUBLISHED,
     SCHEMA,
+    at,
     changed,
     refused,
 )
@@ -114,6 +118,23 @@ def test_slices_hold_what_their_step_needs():
     assert card["examples"] == 40, "no more than the experiment has"
     assert card["card"]["eps"] == "8/255" and not card["card"].keys() & {"run", "sources", "examples"}
     json.dumps([training, attack, card], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("of_the_experiment", "wanted", "found"),
+    [(None, None, None), (None, 100, 100), (None, 500, 397), (40, None, 40), (40, 500, 40), (397, 500, 397)],
+)
+def test_a_section_uses_no_more_images_than_there_are(of_the_experiment, wanted, found):
+    experiment = {"dataset": "digits8", "test_examples": of_the_experiment}
+    assert images_of(experiment, wanted) == found
+    config = changed(EXPERIMENT, {**at(EXPERIMENT), **experiment})
+    config["card"]["examples"] = config["certification"]["examples"] = wanted
+    config["certification"]["certificates"]["smoothing_50"].pop("examples", None)
+    settings = [
+        card_settings(config, NAME, "kaf", 1),
+        certification_settings(config, NAME, "relu", 0, "smoothing_50"),
+    ]
+    assert [one["examples"] for one in settings] == [found, found]
 
 
 def test_certificates_are_of_the_experiments_that_they_name():

@@ -5,7 +5,7 @@ Imports nothing heavy: the workflow reads it in a process that has no torch.
 
 from ..registry import CERTIFICATES
 from .shape import check_settings, choose
-from .slices import ball, table_settings
+from .slices import ball, table_settings, test_images
 
 # Of an entry of certification.certificates, what says which networks and images, not how.
 _WHERE = ("method", "experiments", "examples")
@@ -53,14 +53,14 @@ def norm_of(certificate):
 def certification_settings(config, experiment, activation, seed, certificate):
     """All that decides what one certificate says of one cell's network."""
     given, chosen = section(config)["certificates"][certificate], config["experiments"][experiment]
-    wanted = given.get("examples", section(config)["examples"]), chosen["test_examples"]
+    wanted = given.get("examples", section(config)["examples"])
     return {
         "experiment": experiment,
         "activation": activation,
         "seed": int(seed),
         "certificate": certificate,
         "dataset": chosen["dataset"],
-        "examples": min((number for number in wanted if number is not None), default=None),
+        "examples": test_images(chosen, wanted),
         "method": given["method"],
         "arguments": dict(arguments(given)),
     }

@@ -5,6 +5,7 @@ Imports nothing heavy: the workflow reads it in a process that has no torch.
 
 from ..registry import DETECTION_ATTACKS
 from ..runtime.units import fraction
+from .slices import test_images
 
 # Where a configuration has no such section.
 _OFF = {"run": [], "run_detectors": [], "run_attacks": [], "detectors": {}, "attacks": {}}
@@ -13,12 +14,6 @@ _OFF = {"run": [], "run_detectors": [], "run_attacks": [], "detectors": {}, "att
 def section(config):
     """The section; one that asks for nothing where there is none."""
     return config.get("detection", _OFF)
-
-
-def attacked_examples(found, experiment):
-    """How many test images of an experiment are attacked: no more than its other attacks are shown."""
-    wanted = [found["examples"], experiment["test_examples"]]
-    return min(number for number in wanted if number is not None)
 
 
 def ball(settings):
@@ -81,7 +76,7 @@ def detection_settings(config, experiment, activation, seed, detector, attack):
         **_identity(config, experiment, activation, seed),
         "detector": detector,
         "attack": attack,
-        "examples": attacked_examples(found, config["experiments"][experiment]),
+        "examples": test_images(config["experiments"][experiment], found["examples"]),
         "held_out": found["held_out"],
         "attack_settings": dict(found["attacks"][attack]),
     }

@@ -2,9 +2,10 @@
 
 from ..registry import DATASETS, DETECTION_ATTACKS, DETECTORS
 from ..runtime.errors import UserError
-from .detection import attacked_examples, blind, section
+from .detection import blind, section
 from .reading import dotted, error_at
 from .shape import check_settings, choose
+from .slices import test_images
 
 
 def check(config, schema):
@@ -46,7 +47,7 @@ def _check_images(found, name, experiment):
     if wanted is not None and wanted > train:
         allowed = f"write at most {train}, or null for all"
         raise error_at(("detection", "train_examples"), wanted, f"is more than {name} has", allowed)
-    taken = attacked_examples(found, experiment)
+    taken = test_images(experiment, found["examples"])
     if taken + found["held_out"] > test:
         problem = f"and the {taken} attacked images of {name} are more than its {test} test images"
         allowed = f"write less than {test - taken}, or less detection.examples"

@@ -224,17 +224,26 @@ def study_settings(config):
     return _plain({**config["study"], "run": run, "experiments": experiments})
 
 
+def test_images(experiment, wanted):
+    """How many test images of an experiment a section uses that asks for `wanted`; None: all.
+
+    No more than the experiment's other attacks are shown, and no more than its data set has: a section's
+    number is one for all of its experiments.
+    """
+    asked = [number for number in (wanted, experiment["test_examples"]) if number is not None]
+    return min(*asked, DATASETS[experiment["dataset"]].examples[1]) if asked else None
+
+
 def card_settings(config, experiment, activation, seed):
     """All that decides the evaluation card of one cell's network, but for the networks beside it."""
     chosen = config["experiments"][experiment]
-    wanted = [config["card"]["examples"], chosen["test_examples"]]
     return _plain(
         {
             "experiment": experiment,
             "activation": activation,
             "seed": int(seed),
             "dataset": chosen["dataset"],
-            "examples": min((number for number in wanted if number is not None), default=None),
+            "examples": test_images(chosen, config["card"]["examples"]),
             "card": {key: value for key, value in config["card"].items() if key not in _NOT_OF_A_CARD},
         }
     )

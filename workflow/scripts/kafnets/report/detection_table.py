@@ -203,6 +203,7 @@ def caption_of_attacks(guarded, settings):
     )
 
 
+_SAID = {"eps": "ε", "search_steps": "search steps"}
 _BOUND = (
     "A bound to hold claims against (Tramèr 2022, arXiv:2107.11630): whoever has a detector that is robust "
     "at ε has, by a search that takes exponential time, a classifier of the same robust accuracy at ε/2. "
@@ -238,7 +239,7 @@ def _detectors(settings):
         trained = [
             key for key in ("eps", "step", "iterations", "epochs", "layer") if its.get(key) is not None
         ]
-        details = ", ".join(f"{key.replace('eps', 'ε')} {its[key]}" for key in trained)
+        details = ", ".join(f"{_SAID.get(key, key)} {its[key]}" for key in trained)
         made = (
             ""
             if "eps" not in its
@@ -253,7 +254,7 @@ def _detectors(settings):
 def _described(settings, name):
     its = settings["attacks"][name]
     details = [
-        f"{key.replace('eps', 'ε')} {its[key]}"
+        f"{_SAID.get(key, key)} {its[key]}"
         for key in ("norm", "eps", "step", "iterations", "restarts", "search_steps")
         if key in its
     ]
