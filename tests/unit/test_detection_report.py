@@ -93,7 +93,7 @@ def test_it_says_what_it_is_of(guarded):
     ):
         assert part in caption, part
     of_attacks = detection_table.of_attacks(guarded, SETTINGS).caption
-    assert "cw: C&W, N + 1 classes, iterations 20, search steps 5." in of_attacks
+    assert "cw: C&W, N + 1 classes, iterations 20, search steps 5;" in of_attacks
     alone = {**SETTINGS, "merged": ["cw"]}
     assert "cw has it misclassified, at any distance" in detection_table.build(guarded, alone).caption
 
