@@ -256,6 +256,13 @@ def test_a_table_that_is_damaged_or_absent_is_refused(built, tmp_path):
         (NOT_RUN, ""),
         ("", ""),
         ("pgd", None),
+        ("100.0 (96.3–100.0)", "100.0"),
+        ("8/255", "8"),
+        ("75.25§", "75.25"),
+        ("1-Lipschitz CNN", None),
+        ("10-Lipschitz", None),
+        ("3 layers", None),
+        ("2D", None),
     ],
 )
 def test_by_what_a_cell_is_sorted(text, key):

@@ -6,7 +6,8 @@ import re
 from ..typesetting import NOT_RUN
 from .markup import element
 
-_NUMBER = re.compile(r"[<>≤≥]? ?([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)")
+# a number, and what may stand behind it; "1-Lipschitz CNN" and "3 layers" are names
+_NUMBER = re.compile(r"[<>≤≥]? ?([+-]?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?)(?![\w.-]| ?[^\W\d])")
 
 
 def table(shown, ident=None, links=(), heading="h3"):
@@ -48,7 +49,7 @@ def scrolling(content, name):
 
 
 def sort_key(text):
-    """By what a cell is sorted: the number with which its text begins, "" if it is empty, None: its text."""
+    """By what a cell is sorted: the number that it shows, "" if it is empty, None: its text."""
     if text in ("", NOT_RUN):
         return ""
     number = _NUMBER.match(text.replace("−", "-"))

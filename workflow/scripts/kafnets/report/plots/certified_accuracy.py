@@ -40,7 +40,10 @@ def draw(found, rows, settings):
                 if activation in attacked:
                     shares["attacked"] = float(attacked[activation])
                 _line(panel, place, activation, shares)
-        panel.set_title(f"{name}{counts}\nattacked: {words}", loc="left", fontsize=7)
+        title = f"{name}{counts}\nattacked: {words}"
+        if columns == 1:  # too narrow for both radii in one line
+            title = title.replace(", certified at", "\ncertified at")
+        panel.set_title(title, loc="left", fontsize=7)
         panel.set_yticks(range(len(activations)), [style.label(one) for one in activations])
         panel.grid(axis="y", visible=False)
         panel.set_xlim(0, 100)
