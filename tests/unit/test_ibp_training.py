@@ -8,6 +8,7 @@ from kafnets.activations import create_activation
 from kafnets.certification import interval
 from kafnets.certification.activations import bounds_of
 from kafnets.certification.network import live_network_of, network_of
+from kafnets.runtime.errors import UserError
 from kafnets.training.methods.base import Network, create_method
 from kafnets.training.methods.ibp import IBP, activation_range, bounded
 from kafnets.training.methods.standard import Standard
@@ -192,3 +193,12 @@ def test_it_raises_the_certified_accuracy(activation):
         margins = interval.margins(network_of(model, (1, 4, 4)), *interval.box(tests[0], 0.1), tests[1])
         certified[name] = (margins.sum(1) > 0).double().mean().item()  # of two, one margin is the label's
     assert certified["ibp"] > 0.8 and certified["standard"] < certified["ibp"] - 0.3, certified
+
+
+def test_what_has_no_ranges_is_refused_before_it_is_trained():
+    for activation in ("relu", "maxmin", "kaf_elu", "prelu", "swish"):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), create_activation(activation, 16))
+        IBP(eps=0.1).prepare(Network(model), torch.zeros(2, 1, 4, 4))
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), create_activation("kwta", 16))
+    with pytest.raises(UserError, match=r"adversary ibp: model: 2: .*KWinners"):
+        IBP(eps=0.1).prepare(Network(model), torch.zeros(2, 1, 4, 4))

@@ -59,6 +59,10 @@ _REWRITTEN = {
         "365af3489924785254dbcc74c63d5915579edc4f31efad4790b7b89461bc7f7c",
         "db107b2a38cacc3315ee86eea82dd9ec100b34716ef85a356cfdc4aa19310ce8",
     ),
+    f"{LIBRARY}.training.methods.ibp": (
+        "acda64d0d9ef007d8cea6a91be16573d0657caf90eeb5c85a09b259417598919",
+        "923727cc33de57797740caabea9b0ca98f76910ecd2b308c056e04d600ed5530",
+    ),
     f"{LIBRARY}.training.selection": (
         "ffd966f7e3b4ec9c23cf7c5fb1bad2b212ab467097389459f28f2bd543d17df2",
         "fa9ec2bcdfaec5bd4764b1e1bffc20a890821760ff4e8a6de29f8560902ec76e",

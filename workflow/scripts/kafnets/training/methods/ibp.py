@@ -11,7 +11,8 @@ from ...certification.activations import ActivationBounds, curve_of
 from ...certification.activations.curve import RangeMax
 from ...certification.interval import Before, Exact
 from ...certification.network import live_network_of
-from ...certification.operations import Dense, Dropping, Normalisation
+from ...certification.operations import Activation, Dense, Dropping, Normalisation
+from ...runtime.errors import UserError
 from .base import Method, Update
 
 # The grid on which kernels are looked up: its points, and how far it reaches beyond the dictionary.
@@ -54,6 +55,13 @@ class IBP(Method):
         default_factory=weakref.WeakKeyDictionary, init=False, repr=False, compare=False
     )
 
+    def prepare(self, network, images):
+        try:
+            for step in self._steps(network.model, images).steps:
+                _check_range(step)
+        except ValueError as error:
+            raise UserError(f"adversary ibp: {error}") from error
+
     def initial_state(self, images):
         zero = torch.zeros((), dtype=torch.float64, device=images.device)
         return {"eps": zero, "kappa": zero.clone()}
@@ -75,6 +83,16 @@ class IBP(Method):
             # its calls, not its weights, decide what the steps are
             self._networks[model] = live_network_of(model, images.shape[1:])
         return self._networks[model]
+
+
+def _check_range(step):
+    """Raises ValueError for an activation of which no ranges are known."""
+    operation = step.operation
+    if isinstance(operation, Activation) and not operation.rises and not isinstance(operation.layer, KAF):
+        try:
+            curve_of(operation.layer)
+        except ValueError as error:
+            raise ValueError(f"model: {step.name}: {error}") from None
 
 
 def bounded(steps, images, eps, labels):
