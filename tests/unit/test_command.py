@@ -638,7 +638,7 @@ def test_as_a_process(place):
         return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
     wrong = call("verify", "none.json")
-    assert wrong.returncode == 2 and wrong.stderr.startswith("error: none.json: no such file")
+    assert wrong.returncode == 2 and wrong.stderr.startswith("error: none.json: no such record")
     assert wrong.stderr.count("\n") == 1
     helped = call("--help")
     assert helped.returncode == 0 and all(name in helped.stdout for name in command.COMMANDS)

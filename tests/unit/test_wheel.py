@@ -118,6 +118,11 @@ def test_the_command_is_installed_with_its_index(plain, tmp_path):
     assert said.returncode == 0 and "published/kaf_elu" in said.stdout, said.stderr
 
 
+def test_the_leaderboard_needs_what_the_page_says(install, tmp_path):
+    code = "import kafnets; print(*kafnets.leaderboard().columns)"
+    assert "robust" in run(install("report"), code, tmp_path)
+
+
 TRY = """
 import importlib, json
 import torch

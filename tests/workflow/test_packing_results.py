@@ -33,7 +33,7 @@ def settings():
     config = yaml.safe_load(TINY.read_text(encoding="utf-8"))
     config["seeds"] = [0]
     config["experiments"]["tiny"]["activations"] = ["relu", "elu"]
-    config["experiments"]["tiny"]["training"]["epochs"] = 20
+    config["experiments"]["tiny"]["training"]["epochs"] = 8
     return config
 
 

@@ -36,7 +36,7 @@ def test_two_rows_on_a_few_images(plan, tmp_path, published_folder, cifar10_fold
         *("--configfile", PRESET, "--config"),
         f"data={{published: {{source: {published_folder}}}, cifar10: {{source: {cifar10_folder}}}}}",
         f"experiments={{{few}}}",
-        "evaluation={run: [clean, pgd], headline: pgd, attacks: {pgd: {iterations: 2}}}",
+        "evaluation={run: [clean, pgd], headline: pgd, attacks: {pgd: {iterations: 2, restarts: 2}}}",
         "card={run: []}",
     ]
     snakemake(folder, *chosen)

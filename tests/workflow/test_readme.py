@@ -52,8 +52,9 @@ ELSEWHERE = {
     'docker run --rm --user "$(id -u)" -v "$PWD/demo:/workdir" kafnets': (
         "needs Docker; tests/unit/test_container.py::test_the_demo_is_planned_from_what_is_copied"
     ),
-    'docker run --rm --gpus all -v "$PWD:/workdir" kafnets:cuda snakemake --snakefile /opt/kafnets/Snakefile'
-    " --cores 8": "needs Docker and a GPU",
+    'docker run --rm --user "$(id -u)" --gpus all -v "$PWD:/workdir" kafnets:cuda snakemake'
+    " --snakefile /opt/kafnets/Snakefile --cores 8": "needs Docker and a GPU",
+    "mkdir -p demo": "for Docker",
     "apptainer build kafnets.sif docker-daemon://kafnets:latest": "needs Apptainer",
     'snakemake --cores 8 --sdm apptainer --config container="$PWD/kafnets.sif"': "needs Apptainer",
     "make venv": "the beginning of every command that is run here",
@@ -109,6 +110,7 @@ ELSEWHERE = {
         "tests/workflow/test_recipes.py::test_the_example_of_ones_own_networks"
     ),
     "pip install .": "the package: tests/unit/test_wheel.py",
+    "pip install '.[report]'": "the package and what it asks for: tests/unit/test_wheel.py",
     "pip install '.[data,statistics]'": "the package and what it asks for: tests/unit/test_wheel.py",
     "python workflow/scripts/evaluate.py --settings settings.json --model .../model.safetensors --data"
     " results/data/cifar10.safetensors --record again.json --verdicts again.safetensors": (
