@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from base64 import b64decode
 from pathlib import Path
 
@@ -21,6 +22,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SCRIPTS = ROOT / "workflow" / "scripts"
 README, INDEX, REFERENCE = "README.md", "index.md", "reference.md"
+# A run of the repository that stands in the site as its users get theirs, and where its files say they are.
+RUN, RUN_OUTPUT = "results/reference/certified-cpu-2026-11-28", "results/certified_cpu"
 NOTEBOOK = ".ipynb"
 FENCED = re.compile(r"(^```.*?^```\n)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[([^\[\]]*)\]\(([^)\s]+)\)")
@@ -122,6 +125,31 @@ def contents(pages):
         yield f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n\n{names}\n```\n"
 
 
+# -- a results page
+
+
+def lead_to_results(source):
+    """Adds to the page of the run what leads to its results page, which is none of Sphinx's."""
+    with open(source / RUN / README, "a", encoding="utf-8") as page:
+        words = "All tables, figures and networks of this run on one page"
+        page.write(f'\n```{{raw}} html\n<p><a href="results.html">{words}</a></p>\n```\n')
+
+
+def publish_results(site):
+    """Copies the run into the site, and writes its results page there, as the workflow does."""
+    shutil.copytree(ROOT / RUN, site / RUN, dirs_exist_ok=True, ignore=shutil.ignore_patterns("*.md"))
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch, RUN_OUTPUT)
+        out.parent.mkdir()
+        out.symlink_to((site / RUN).resolve())
+        command = [sys.executable, SCRIPTS / "render_page.py", "--folder", RUN_OUTPUT]
+        command += ["--settings", (out / "page.json").read_text(encoding="utf-8")]
+        command += ["--manifest", f"{RUN_OUTPUT}/manifest.jsonl", "--summary", f"{RUN_OUTPUT}/summary.csv"]
+        command += ["--captions", *sorted((ROOT / "workflow" / "report").glob("*.rst"))]
+        command += ["--output", f"{RUN_OUTPUT}/results.html"]
+        return subprocess.run(command, cwd=scratch, check=False).returncode
+
+
 # -- the API
 
 
@@ -181,6 +209,7 @@ def main():
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     pages = gather(source)
+    lead_to_results(source)
     (source / REFERENCE).write_text("".join(reference()), encoding="utf-8")
     with open(source / INDEX, "a", encoding="utf-8") as index:
         index.writelines(contents(pages))
@@ -199,7 +228,8 @@ def main():
         options.output / "html",
     ]
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
-    return subprocess.run([*command, "-W", "--keep-going"], env=environment, check=False).returncode
+    made = subprocess.run([*command, "-W", "--keep-going"], env=environment, check=False).returncode
+    return made or publish_results(options.output / "html")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+import urllib.parse
 
 import kafnets
 import pytest
@@ -132,3 +133,9 @@ def test_the_site(tmp_path):
     notebook = html / "docs/library_in_ten_minutes.html"
     assert "An activation that learns its shape" in notebook.read_text(encoding="utf-8")
     assert (html / "search.html").is_file() and (html / "_images/reference.png").is_file()
+    of_the_run = html / build.RUN
+    assert 'href="results.html"' in (of_the_run / "README.html").read_text(encoding="utf-8")
+    page = (of_the_run / "results.html").read_text(encoding="utf-8")
+    assert page.count("<svg") > 20 and "ResNet8, SmoothAdv" in page
+    links = {urllib.parse.unquote(link) for link in re.findall(r'href="([^"#]+)"', page)}
+    assert len(links) > 100 and all((of_the_run / link).is_file() for link in links)

@@ -99,10 +99,12 @@ _PICTURES = {
 
 
 def _files(run):
-    """What its weights and their evaluations left."""
-    folder = Path(run.training_record).parent
-    history = {"history": run.history} if run.history is not None else {}
-    found = {"weights": folder / "model.safetensors", "record": run.training_record, **history}
+    """What its weights and their evaluations left; results kept elsewhere may be without weights."""
+    weights = Path(run.training_record).with_name("model.safetensors")
+    found = {"weights": weights} if weights.exists() else {}
+    found["record"] = run.training_record
+    if run.history is not None:
+        found["history"] = run.history
     for attack, files in run.evaluations.items():
         found[f"{attack}: record"], found[f"{attack}: verdicts"] = files["record"], files["verdicts"]
     return found
