@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 
 import pytest
 
@@ -92,6 +93,35 @@ def test_detectors():
             )
             assert cell == f"{detected:.1f}, {before:.0f} → {after:.0f}", (detector, column)
             assert float(adaptive["robust_5"]) == 0
+
+
+def radii(experiment, activation, certificate):
+    """Of each image the certified radius, 0 where the answer is wrong."""
+    place = REFERENCE / "certificates" / experiment / activation / "seed0" / f"{certificate}.csv"
+    head, *lines = place.read_text(encoding="utf-8").splitlines()
+    rows = (dict(zip(head.split(","), line.split(","), strict=True)) for line in lines)
+    return {row["image"]: float(row["radius"]) if row["prediction"] == row["label"] else 0.0 for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "certificate", "first", "second", "said"),
+    [
+        ("standard", "smoothing_25", "kaf", "relu", ("0.031", "0.006", "0.057")),
+        ("one_lipschitz", "lipschitz", "kaf_base_1lip", "relu", ("0.026", "0.017", "0.035")),
+        ("one_lipschitz", "lipschitz", "relu", "kaf_1lip", ("0.012", "0.004", "0.020")),
+        ("one_lipschitz", "lipschitz", "maxmin", "kaf_base_1lip", ("0.049", "0.037", "0.062")),
+        ("margin", "lipschitz", "kaf_relu_base", "relu", ("0.005", "0.002", "0.008")),
+        ("margin", "lipschitz", "maxmin", "kaf_relu_base", ("0.057", "0.053", "0.062")),
+    ],
+)
+def test_differences_are_those_of_the_images(experiment, certificate, first, second, said):
+    """Paired, the mean and a 95 % interval by a normal approximation, as the page says them."""
+    one, other = radii(experiment, first, certificate), radii(experiment, second, certificate)
+    found = [one[image] - other[image] for image in one]
+    mean, reach = statistics.mean(found), 1.96 * statistics.stdev(found) / len(found) ** 0.5
+    assert tuple(f"{value:.3f}" for value in (mean, mean - reach, mean + reach)) == said
+    page = " ".join((ROOT / "docs/certification.md").read_text(encoding="utf-8").split())
+    assert said[0] in page and f"{said[1]} to {said[2]}" in page
 
 
 @pytest.mark.parametrize(

@@ -37,22 +37,16 @@ class Page:
     @property
     def figures(self):
         """Those that are part of the page."""
-        return [
-            f"{self.out}/plots/{experiment}/{name}.svg"
-            for experiment, names in self._plots.items()
-            for name in names
-            if _kind(name) not in PICTURES
-        ]
+        return [f"{name}.svg" for name in self._drawn() if _kind(name.rpartition("/")[2]) not in PICTURES]
 
     @property
     def pictures(self):
         """Those that it leads to."""
-        return [
-            f"{self.out}/plots/{experiment}/{name}.png"
-            for experiment, names in self._plots.items()
-            for name in names
-            if _kind(name) in PICTURES
-        ]
+        return [f"{name}.png" for name in self._drawn() if _kind(name.rpartition("/")[2]) in PICTURES]
+
+    def _drawn(self):
+        """All plots, without the ending of a file."""
+        return [f"{self.out}/plots/{name}/{plot}" for name, plots in self._plots.items() for plot in plots]
 
     @property
     def networks(self):
